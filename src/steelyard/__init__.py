@@ -1,0 +1,1 @@
+"""Losses, class weights and honest comparisons for imbalanced classes in PyTorch."""
