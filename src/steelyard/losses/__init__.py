@@ -1,0 +1,31 @@
+"""The losses, each as a function and as an ``nn.Module``, under one contract.
+
+Options that every loss takes:
+
+* ``weight`` (None): class weights: tensor of any real dtype, array, list, or dict
+  {class: weight} in which classes left out weigh 1. Used in float32, float64 for float64 logits.
+* ``ignore_index`` (-100): positions with this class index count nowhere: loss 0 and a gradient
+  of exactly 0, even where their logits are NaN or infinite.
+* ``label_smoothing`` (0.0): in [0, 1]: the share of the target spread over all classes.
+* ``reduction`` ("mean"): "mean", "sum", or "none" for one value per position, 0 where ignored.
+* ``mean_over`` (None): what a mean divides by. None is PyTorch's rule: for class indices the sum
+  of ``sample_weight · weight[target]``, for probabilities the sum of ``sample_weight``. "weight":
+  the weight of the target in both forms. "count": the number of positions not ignored.
+* ``empty`` ("zero"): a mean over nothing (all ignored, or all of weight 0) is 0.0 with zero
+  gradients; "nan" is what PyTorch returns.
+* ``engine`` ("auto"): which implementation does the work; see :func:`steelyard.explain_engine`.
+
+Per call: ``sample_weight``, one finite number ≥ 0 per position, multiplies the loss and counts in
+the denominator; ``denominator``, a number or 0-d tensor, divides the sum instead of what
+``mean_over`` says.
+
+Half-precision logits are computed, reduced and returned in float32; their gradient is in the
+logits' dtype.
+"""
+
+from steelyard.losses import posthoc, softmax
+from steelyard.losses.module import SoftmaxLoss
+from steelyard.losses.posthoc import *  # noqa: F403
+from steelyard.losses.softmax import *  # noqa: F403
+
+__all__ = ["SoftmaxLoss", *posthoc.__all__, *softmax.__all__]

@@ -1,0 +1,339 @@
+"""What every loss means by its options: checks, masks, weights and reduction, written once.
+
+A loss is a :class:`Form`, an edit of the logits and a tail of log p. For one position with class
+y, or with a target distribution t:
+
+    ℓ = w_y · s · tail(log p_y)          class indices
+    ℓ = s · Σ_c w_c · t'_c · tail(log p_c)   probabilities, or smoothing: t' = (1−ε)·t + ε/C
+
+and the mean divides by what ``mean_over`` says.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+
+from steelyard import ops
+from steelyard.losses.options import Options
+from steelyard.losses.vectors import fit, readable
+
+Tail = Callable[[Tensor, Any], Tensor]
+
+
+class Form(NamedTuple):
+    """What makes a loss that loss. Class vectors have shape (C,); every part may be absent.
+
+    Attributes:
+        tail: ``tail(log_p, parameter)``, elementwise, and 0 where log_p is 0.
+        parameter: the tail's parameter: a number, or one number per class.
+        weight: class weights.
+        scale, bias, margin: the edit of the logits.
+        others_are_one: ``weight`` came from a dict: classes beyond its end weigh 1.
+    """
+
+    tail: Tail
+    parameter: float | Tensor | None = None
+    weight: Tensor | None = None
+    scale: Tensor | None = None
+    bias: Tensor | None = None
+    margin: Tensor | None = None
+    others_are_one: bool = False
+
+    @property
+    def has_class_parameter(self) -> bool:
+        """Whether the tail's parameter differs between classes."""
+        return isinstance(self.parameter, Tensor) and self.parameter.ndim > 0
+
+    def fit(self, logits: Tensor) -> "Form":
+        """The same with every vector of length C, in the dtype and on the device of logits."""
+        like = logits.new_empty(0, dtype=ops.compute_dtype(logits))
+        num_classes = logits.shape[1]
+
+        def fitted(name: str, vector: Tensor | None) -> Tensor | None:
+            return None if vector is None else fit(name, vector, num_classes, like)
+
+        weight, parameter = self.weight, self.parameter
+        if weight is not None:
+            weight = fit("weight", weight, num_classes, like, others_are_one=self.others_are_one)
+        if isinstance(parameter, Tensor) and parameter.ndim > 0:
+            parameter = fit("the per-class parameter", parameter, num_classes, like)
+        return self._replace(
+            weight=weight,
+            parameter=parameter,
+            scale=fitted("class_counts", self.scale),
+            bias=fitted("class_counts", self.bias),
+            margin=fitted("class_counts", self.margin),
+        )
+
+
+def evaluate(
+    form: Form,
+    options: Options,
+    logits: Tensor,
+    target: Tensor,
+    sample_weight: Tensor | None = None,
+    denominator: float | Tensor | None = None,
+) -> Tensor:
+    """The loss of logits against target.
+
+    Args:
+        form: the loss.
+        options: its options.
+        logits: (N, C), (N, C, d…) or (C,), floating, any strides.
+        target: class indices of any integer dtype, (N,), (N, d…) or (); or probabilities of the
+            logits' shape.
+        sample_weight: finite and ≥ 0, broadcastable to the shape of class indices.
+        denominator: divides the sum, in place of what ``mean_over`` says.
+
+    Returns:
+        A 0-d tensor, or with reduction="none" one of the shape of class indices; in float32, or
+        float64 for float64 logits.
+    """
+    check_shapes(logits, target)
+    if logits.ndim == 1:
+        logits, target = logits.unsqueeze(0), target.unsqueeze(0)
+        single = True
+    else:
+        single = False
+    positions = logits.shape[:1] + logits.shape[2:]
+    form = form.fit(logits)
+    if sample_weight is not None:
+        sample_weight = check_sample_weight(sample_weight, positions)
+        sample_weight = sample_weight.to(logits.device, ops.compute_dtype(logits))
+    if target.is_floating_point():
+        check_no_ignored_probabilities(options)
+        target = target.to(ops.compute_dtype(logits))
+        rows = probability_rows(form, options, logits, target, sample_weight)
+    else:
+        target = target.long()
+        try:
+            rows = index_rows(form, options, logits, target, sample_weight)
+        except (IndexError, RuntimeError) as error:
+            refuse_out_of_range(target, logits.shape[1], options.ignore_index, error)
+    if options.reduction == "none":
+        if denominator is not None:
+            raise ValueError("denominator divides a sum, but reduction='none' takes none")
+        return rows.squeeze(0) if single else rows
+    total = rows.sum()
+    if denominator is None:
+        if options.reduction == "sum":
+            return total
+        denominator = mean_denominator(form, options, target, sample_weight)
+    return divide(total, denominator, options.empty)
+
+
+def index_rows(
+    form: Form, options: Options, logits: Tensor, target: Tensor, sample_weight: Tensor | None
+) -> Tensor:
+    """One loss per position, 0 where ignored, for class indices (N, d…)."""
+    edit = ops.Edit(form.scale, form.bias, form.margin)
+    ignored = target == options.ignore_index
+    index = target.masked_fill(ignored, 0)
+    if target.device.type == "cuda" and not torch.compiler.is_compiling():
+        inside = (index >= 0) & (index < logits.shape[1])
+        torch._assert_async(
+            inside.all(),
+            f"steelyard: a target is outside [0, {logits.shape[1]}) and is not ignore_index="
+            f"{options.ignore_index}; the same call on the CPU names it",
+        )
+    if options.smooths:
+        log_p = ops.class_logprob(logits, target, edit, options.ignore_index, options.engine)
+        losses = form.tail(log_p, class_parameter(form, logits))  # (N, C, d…)
+        if form.weight is not None:
+            losses = scaled(ops.along_classes(form.weight, logits), losses)
+        own = losses.gather(1, index.unsqueeze(1)).squeeze(1)
+        share = options.label_smoothing
+        rows = (1 - share) * own + share / logits.shape[1] * losses.sum(1)
+        rows = rows.masked_fill(ignored, 0)
+    else:
+        log_p = ops.row_logprob(logits, target, edit, options.ignore_index, options.engine)
+        parameter = form.parameter
+        if isinstance(parameter, Tensor) and parameter.ndim > 0:
+            parameter = parameter[index]
+        rows = form.tail(log_p, parameter)  # 0 where ignored, for there log p is 0
+        if form.weight is not None:
+            rows = scaled(form.weight[index], rows)
+    return rows if sample_weight is None else scaled(sample_weight.masked_fill(ignored, 0), rows)
+
+
+def probability_rows(
+    form: Form, options: Options, logits: Tensor, target: Tensor, sample_weight: Tensor | None
+) -> Tensor:
+    """One loss per position, (N, d…), for probabilities (N, C, d…)."""
+    edit = ops.Edit(form.scale, form.bias, form.margin)
+    log_p = ops.class_logprob(logits, target, edit, options.ignore_index, options.engine)
+    losses = form.tail(log_p, class_parameter(form, logits))
+    if options.smooths:
+        share = options.label_smoothing
+        target = (1 - share) * target + share / logits.shape[1]
+    if form.weight is not None:
+        target = ops.along_classes(form.weight, logits) * target
+    rows = scaled(target, losses).sum(1)
+    return rows if sample_weight is None else scaled(sample_weight, rows)
+
+
+def class_parameter(form: Form, logits: Tensor) -> float | Tensor | None:
+    """The tail's parameter as it meets log p of all classes (N, C, d…)."""
+    if isinstance(form.parameter, Tensor) and form.parameter.ndim > 0:
+        return ops.along_classes(form.parameter, logits)
+    return form.parameter
+
+
+def scaled(factor: Tensor, losses: Tensor) -> Tensor:
+    """``factor · losses`` where a factor of 0 gives 0, also for an infinite loss."""
+    return (factor * losses).where(factor != 0, 0)
+
+
+def mean_denominator(
+    form: Form, options: Options, target: Tensor, sample_weight: Tensor | None
+) -> Tensor:
+    """What the mean divides by: index targets (N, d…), or probabilities (N, C, d…)."""
+    weight = form.weight
+    by_count = options.mean_over == "count"
+    if target.is_floating_point():
+        if options.mean_over == "weight":
+            share = target if weight is None else ops.along_classes(weight, target) * target
+            share = share.sum(1)
+            return share.sum() if sample_weight is None else (sample_weight * share).sum()
+        if by_count or sample_weight is None:
+            return target.new_full((), math.prod(target.shape[:1] + target.shape[2:]))
+        return sample_weight.sum()
+    valid = target != options.ignore_index
+    if by_count or (weight is None and sample_weight is None):
+        return valid.sum()
+    share = target.new_ones((), dtype=torch.float64) if sample_weight is None else sample_weight
+    if weight is not None:
+        share = share * class_weight_of(target.where(valid, 0), weight, form.others_are_one)
+    return share.where(valid, 0).sum()
+
+
+def class_weight_of(index: Tensor, weight: Tensor, others_are_one: bool) -> Tensor:
+    """The weight of each position's class; classes beyond the end of a dict's weigh 1."""
+    if not others_are_one or weight.shape[0] == 0:
+        return weight[index] if weight.shape[0] else torch.ones_like(index, dtype=weight.dtype)
+    beyond = index >= weight.shape[0]
+    return weight[index.masked_fill(beyond, 0)].masked_fill(beyond, 1)
+
+
+def divide(total: Tensor, denominator: float | Tensor, empty: str) -> Tensor:
+    """``total / denominator``; over nothing 0, with zero gradients, unless empty="nan"."""
+    if isinstance(denominator, Tensor):
+        if denominator.ndim > 0:
+            raise ValueError(
+                f"denominator has shape {tuple(denominator.shape)}, expected a number or a 0-d "
+                "tensor: sum it first"
+            )
+        denominator = denominator.to(total.device, total.dtype, non_blocking=True)
+    elif not 0 <= denominator < math.inf:
+        raise ValueError(f"denominator={denominator!r} is not a finite number ≥ 0")
+    else:
+        denominator = total.new_full((), denominator)
+    if empty == "nan":
+        return total / denominator
+    nothing = denominator == 0
+    # Masked twice: the first keeps 1/0 out of the gradient, the second out of the value.
+    return (total / denominator.masked_fill(nothing, 1)).masked_fill(nothing, 0)
+
+
+def check_shapes(logits: Tensor, target: Tensor) -> None:
+    """Raise unless logits are floating and target fits them."""
+    if not torch.is_tensor(logits) or not logits.is_floating_point():
+        raise TypeError(
+            f"logits are {_described(logits)}, expected a floating-point tensor (N, C, …) or (C,)"
+        )
+    if logits.ndim == 0 or logits.shape[min(1, logits.ndim - 1)] == 0:
+        raise ValueError(
+            f"logits have shape {tuple(logits.shape)}, expected (N, C), (N, C, d1, …) or (C,) "
+            "with at least one class"
+        )
+    if not torch.is_tensor(target):
+        raise TypeError(f"target is {_described(target)}, expected a tensor: torch.as_tensor(…)")
+    positions = logits.shape[:1] + logits.shape[2:] if logits.ndim > 1 else logits.shape[:0]
+    if target.is_floating_point():
+        if target.shape == logits.shape:
+            return
+        if target.shape == positions:
+            raise TypeError(
+                f"target holds class indices as {target.dtype}: class indices are integers, use "
+                f"target.long(); probabilities would have the logits' shape {tuple(logits.shape)}"
+            )
+    elif target.dtype is torch.bool or target.is_complex():
+        raise TypeError(
+            f"target is {target.dtype}, expected class indices of an integer dtype, use "
+            "target.long(), or probabilities in a floating one, use target.float()"
+        )
+    elif target.shape == positions:
+        return
+    raise ValueError(
+        f"target has shape {tuple(target.shape)} and logits {tuple(logits.shape)}: expected "
+        f"class indices of shape {tuple(positions)} or probabilities of shape "
+        f"{tuple(logits.shape)}{_shape_hint(logits, target, positions)}"
+    )
+
+
+def check_sample_weight(sample_weight: Tensor, positions: torch.Size) -> Tensor:
+    """sample_weight expanded to one number per position."""
+    if not torch.is_tensor(sample_weight):
+        raise TypeError(f"sample_weight is {_described(sample_weight)}, expected a tensor")
+    try:
+        expanded = sample_weight.expand(positions)
+    except RuntimeError:
+        short = sample_weight.ndim == 1 and sample_weight.shape[:1] == positions[:1]
+        view = f".view(-1{', 1' * (len(positions) - 1)})"
+        hint = f": for one weight per sample use sample_weight{view}" if short else ""
+        raise ValueError(
+            f"sample_weight has shape {tuple(sample_weight.shape)}, which does not broadcast to "
+            f"the positions {tuple(positions)}{hint}"
+        ) from None
+    if readable(sample_weight) and sample_weight.numel():
+        low, high = (float(bound) for bound in torch.aminmax(sample_weight.detach()))
+        if not (low >= 0 and high < math.inf):
+            wrong = (~((sample_weight >= 0) & (sample_weight < math.inf))).nonzero()[0]
+            where = tuple(wrong.tolist())
+            raise ValueError(
+                f"sample_weight{list(where)} is {float(sample_weight[where])!r}: expected finite "
+                "numbers ≥ 0"
+            )
+    return expanded
+
+
+def check_no_ignored_probabilities(options: Options) -> None:
+    """Raise if an ignore_index that could be a class meets probabilities, as PyTorch does."""
+    if options.ignore_index >= 0:
+        raise ValueError(
+            f"ignore_index={options.ignore_index} has no meaning for a target of probabilities: "
+            "give those positions sample_weight=0"
+        )
+
+
+def refuse_out_of_range(
+    target: Tensor, num_classes: int, ignore_index: int, error: Exception
+) -> NoReturn:
+    """Raise an IndexError that names the target at fault; any other error goes on as it is."""
+    if readable(target):
+        wrong = (target != ignore_index) & ((target < 0) | (target >= num_classes))
+        if wrong.any():
+            where = wrong.nonzero()[0].tolist()
+            raise IndexError(
+                f"target{where} is {int(target[tuple(where)])}, outside [0, C) with "
+                f"C = {num_classes} classes, and not ignore_index={ignore_index}: give the logits "
+                "one column per class, or mark positions to leave out with ignore_index"
+            ) from None
+    raise error
+
+
+def _described(value: object) -> str:
+    return f"a {value.dtype} tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _shape_hint(logits: Tensor, target: Tensor, positions: torch.Size) -> str:
+    if logits.ndim > 2 and target.shape == logits.shape[:-1]:
+        return ": the class dimension is 1, use logits.movedim(-1, 1)"
+    if target.ndim == len(positions) + 1 and target.shape[1] == 1:
+        return ": use target.squeeze(1)"
+    if target.shape == logits.shape:
+        return ": one-hot integers become probabilities by target.float()"
+    return ""

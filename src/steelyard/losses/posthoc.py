@@ -1,0 +1,83 @@
+"""After training: what the logits of an imbalanced model need before they are believed."""
+
+import torch
+from torch import Tensor
+
+from steelyard import ops
+from steelyard.classes import ClassCountsLike
+from steelyard.losses.options import check_number
+from steelyard.losses.priors import log_prior
+from steelyard.losses.vectors import PerClass, fit, read_class_vector
+
+__all__ = ["adjust_logits", "unweight_logits"]
+
+
+def adjust_logits(logits: Tensor, class_counts: ClassCountsLike, tau: float = 1.0) -> Tensor:
+    """Post-hoc logit adjustment: ``logits − τ · log prior``.
+
+    For a model trained with plain cross-entropy on imbalanced classes, to predict as if the
+    classes were balanced. Not for one trained with :func:`logit_adjusted_loss` or
+    :func:`balanced_softmax_loss`: those have the adjustment in the training, and adjusting twice
+    is wrong.
+
+    Args:
+        logits: (N, C), (N, C, d1, …) or (C,), floating.
+        class_counts: training examples per class; a count of 0 is taken as 1.
+        tau: strength τ, finite; 1 is the balanced optimum.
+
+    Returns:
+        A new tensor of the logits' shape; float32 for half precisions.
+
+    Raises:
+        ValueError: tau is not finite, or the number of classes differs.
+
+    Example:
+        >>> adjust_logits(torch.tensor([[1.0, 0.5]]), [900, 100]).argmax(1)
+        tensor([1])
+
+    Reference:
+        Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv:2007.07314.
+    """
+    check_number("tau", tau, float("-inf"))
+    return _minus_per_class(logits, "class_counts", tau * log_prior(class_counts))
+
+
+def unweight_logits(logits: Tensor, weight: PerClass) -> Tensor:
+    """Undo the class weights of a model trained with weighted cross-entropy: ``logits − log w``.
+
+    Such a model learns q ∝ w·p; the softmax of the result is p, so probabilities and log loss
+    mean something again. The weighted decisions (argmax) are those of the logits as they are.
+
+    Args:
+        logits: (N, C), (N, C, d1, …) or (C,), floating.
+        weight: the weights of the training, all > 0.
+
+    Returns:
+        A new tensor of the logits' shape; float32 for half precisions.
+
+    Raises:
+        ValueError: a weight of 0, whose class was never learnt, or another number of classes.
+
+    Example:
+        >>> unweight_logits(torch.tensor([[0.0, 0.0]]), [1.0, 3.0]).softmax(1)
+        tensor([[0.7500, 0.2500]])
+    """
+    values, others_are_one = read_class_vector("weight", weight)
+    if (values == 0).any():
+        raise ValueError(
+            f"weight of class {int((values == 0).nonzero()[0])} is 0: training never saw that "
+            "class, so its probability cannot be given back"
+        )
+    # log 1 is 0, so padding with ones before the logarithm is padding a dict's missing classes.
+    classes = logits.shape[min(1, logits.ndim - 1)]
+    like = logits.new_empty(0, dtype=torch.float64)
+    values = fit("weight", values, classes, like, others_are_one=others_are_one)
+    return _minus_per_class(logits, "weight", values.log())
+
+
+def _minus_per_class(logits: Tensor, name: str, vector: Tensor) -> Tensor:
+    wide = logits.to(ops.compute_dtype(logits))
+    batch = wide.unsqueeze(0) if wide.ndim == 1 else wide  # (N, C, d…)
+    vector = fit(name, vector, batch.shape[1], batch)
+    result = batch - ops.along_classes(vector, batch)
+    return result.squeeze(0) if wide.ndim == 1 else result

@@ -1,0 +1,89 @@
+"""What changes during training: re-weighting that waits until features are learnt."""
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from steelyard.losses.module import SoftmaxLoss
+from steelyard.losses.vectors import PerClass
+
+
+class DeferredReweighting(nn.Module):
+    """A loss unweighted until epoch ``start``, weighted from then on.
+
+    Re-weighting from the first epoch harms the features, most of all with many classes; deferred
+    to the last fifth or so of the training it only moves the decision.
+
+    Args:
+        loss: a loss of this library without weights.
+        weight: class weights, as every loss takes them.
+        start: the first weighted epoch, counted as :meth:`set_epoch` counts.
+
+    Raises:
+        ValueError: the loss has weights already, or start is negative.
+
+    Example:
+        >>> loss = DeferredReweighting(CrossEntropyLoss(), weight=[1.0, 9.0], start=160)
+        >>> loss.set_epoch(160)
+        >>> loss.active
+        True
+
+    Reference:
+        Cao et al., NeurIPS 2019, arXiv:1906.07413.
+    """
+
+    def __init__(self, loss: SoftmaxLoss, weight: PerClass, start: int) -> None:
+        super().__init__()
+        if not isinstance(loss, SoftmaxLoss):
+            raise TypeError(f"loss is a {type(loss).__name__}, expected a loss of steelyard")
+        if loss.weight is not None:
+            raise ValueError(
+                f"{type(loss).__name__} has class weights of its own, so it would be weighted "
+                "from the first epoch: give the weights to DeferredReweighting alone"
+            )
+        if start < 0:
+            raise ValueError(f"start={start!r} is not an epoch: expected an integer ≥ 0")
+        self.unweighted = loss
+        self.weighted = loss.with_weight(weight)
+        self.start = start
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch begins; call it once per epoch, as for a distributed sampler."""
+        self.epoch = int(epoch)
+
+    @property
+    def active(self) -> bool:
+        """Whether the weights are in force."""
+        return self.epoch >= self.start
+
+    @property
+    def current(self) -> SoftmaxLoss:
+        """The loss in force: unweighted or weighted."""
+        return self.weighted if self.active else self.unweighted
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        sample_weight: Tensor | None = None,
+        denominator: float | Tensor | None = None,
+    ) -> Tensor:
+        """The loss in force; arguments and errors as for :meth:`SoftmaxLoss.forward`."""
+        return cast("Tensor", self.current(logits, target, sample_weight, denominator))
+
+    def denominator(self, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """What the mean of the loss in force divides by; see :meth:`SoftmaxLoss.denominator`."""
+        return self.current.denominator(target, sample_weight)
+
+    def extra_repr(self) -> str:
+        """Where it stands."""
+        return f"start={self.start}, epoch={self.epoch}"
+
+    def get_extra_state(self) -> dict[str, int]:
+        """The epoch, for the state_dict."""
+        return {"epoch": self.epoch}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the epoch from a state_dict."""
+        self.epoch = int(state["epoch"])
