@@ -22,13 +22,11 @@ SHARED = (
     Range("label_smoothing", 0.0, 0.2, 0.0, "half"),
 )
 _TAU = Range("tau", 0.25, 2.0, 1.0)
-_MARGINS = (Range("max_margin", 0.1, 0.9, 0.5), Range("s", 10.0, 40.0, 30.0, "log"))
+_MARGINS = (Range("max_margin", 0.1, 0.9, 0.5), Range("scale", 10.0, 40.0, 30.0, "log"))
 
 CANDIDATES = (
     Candidate("cross-entropy", "Cross-entropy", "CrossEntropyLoss"),
-    Candidate(
-        "post-hoc", "Post-hoc logit adjustment", "CrossEntropyLoss", (_TAU,), post_hoc=True
-    ),
+    Candidate("post-hoc", "Post-hoc logit adjustment", "CrossEntropyLoss", (_TAU,), post_hoc=True),
     Candidate(
         "weighted-cross-entropy",
         "Weighted cross-entropy",
@@ -94,7 +92,9 @@ def candidate(name: str) -> Candidate:
     if name not in _BY_NAME:
         near = difflib.get_close_matches(name, _BY_NAME, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise StudyError(f"there is no loss called {name!r}.{hint} Choose from: {', '.join(_BY_NAME)}")
+        raise StudyError(
+            f"there is no loss called {name!r}.{hint} Choose from: {', '.join(_BY_NAME)}"
+        )
     return _BY_NAME[name]
 
 

@@ -53,7 +53,8 @@ class Data:
     @property
     def columns(self) -> int:
         """Number of feature columns, before preparation."""
-        return self.numbers.shape[1] + (0 if self.rest is None else self.rest.width)
+        rest = 0 if self.rest is None else self.rest.width
+        return int(self.numbers.shape[1]) + rest
 
     def counts(self) -> np.ndarray:
         """(C,) rows per class."""
@@ -132,7 +133,7 @@ def from_frame(features: pl.DataFrame, labels: pl.Series, *, name: str, target: 
         )
     codes, classes = _encode(labels, target)
     frame, notes = _usable(features)
-    digest = hashlib.sha256(frame.hash_rows(1, 2, 3, 4).to_numpy().tobytes())
+    digest = hashlib.sha256(frame.hash_rows(seed=1).to_numpy().tobytes())
     digest.update(codes.tobytes())
     numeric = [column for column, kind in frame.schema.items() if kind.is_numeric()]
     numbers = frame.select(pl.col(numeric).cast(pl.Float32)).to_numpy()
@@ -259,7 +260,8 @@ def _encode(
         missing = missing | labels.is_nan().fill_null(True)
     if missing.any():
         number = int(missing.sum() if rows is None else rows.filter(missing).sum())
-        where = "" if rows is not None else f", the first in row {missing.arg_max() + 1}"
+        place = int(missing.to_numpy().argmax())
+        where = "" if rows is not None else f", the first in row {place + 1}"
         plural = "label is" if number == 1 else "labels are"
         raise StudyError(
             f"{number:,} {plural} missing in {target!r}{where}; drop those rows or fill them in"

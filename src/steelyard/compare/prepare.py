@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import polars as pl
@@ -12,7 +11,7 @@ import polars as pl
 from steelyard.compare.data import Data
 from steelyard.compare.study import StudyError
 
-_BALANCED_TEST, _BALANCED_VALIDATION = 0.25, 0.15
+_BALANCED = 0.15  # of the smallest class: rows per class to choose by, and as many to test on
 
 
 @dataclass(frozen=True)
@@ -69,16 +68,10 @@ def split_rows(data: Data, seed: int, validation: float, test: float) -> Split:
 
 
 def _long_tail(c: int, counts: np.ndarray, ratio: float) -> tuple[int, int, int]:
-    n_test = int(counts.min() * _BALANCED_TEST)
-    n_validation = int(counts.min() * _BALANCED_VALIDATION)
-    head = int(counts.min()) - n_test - n_validation
+    held_out = int(counts.min() * _BALANCED)
+    head = int(counts.min()) - 2 * held_out
     n_train = int(head * ratio ** (-c / (len(counts) - 1)))
-    return max(1, n_train), n_validation, n_test
-
-
-@lru_cache(maxsize=2)
-def _cached(key: tuple[str, int, float, float]) -> list[Prepared]:
-    return []
+    return max(1, n_train), held_out, held_out
 
 
 def prepare(data: Data, seed: int, validation: float, test: float) -> Prepared:
@@ -89,10 +82,16 @@ def prepare(data: Data, seed: int, validation: float, test: float) -> Prepared:
     Raises:
         StudyError: no feature varies within the training rows.
     """
-    slot = _cached((data.digest, seed, validation, test))
-    if not slot:
-        slot.append(_prepare(data, seed, validation, test))
-    return slot[0]
+    key = (data.digest, seed, validation, test)
+    if key not in _kept:
+        while len(_kept) >= _KEPT:
+            del _kept[next(iter(_kept))]
+        _kept[key] = _prepare(data, seed, validation, test)
+    return _kept[key]
+
+
+_KEPT = 2
+_kept: dict[tuple[str, int, float, float], Prepared] = {}
 
 
 def _prepare(data: Data, seed: int, validation: float, test: float) -> Prepared:
@@ -104,8 +103,9 @@ def _prepare(data: Data, seed: int, validation: float, test: float) -> Prepared:
             data.numbers[rows], None if data.rest is None else data.rest[rows.tolist()]
         )
         parts.append(Part(features, data.labels[rows]))
-    counts = np.bincount(parts[0].labels, minlength=len(data.classes))
-    return Prepared(*parts, counts)
+    train, validating, testing = parts
+    counts = np.bincount(train.labels, minlength=len(data.classes))
+    return Prepared(train, validating, testing, counts)
 
 
 class _Encoder:

@@ -16,7 +16,7 @@ from steelyard.compare.study import StudyError
 
 FILE = "study.sqlite"
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS study (id INTEGER PRIMARY KEY CHECK (id = 1), value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS cell (
     seed INTEGER NOT NULL, candidate TEXT NOT NULL, payload TEXT NOT NULL,
     PRIMARY KEY (seed, candidate)
@@ -56,30 +56,32 @@ class Store:
     ) -> None:
         self._database.close()
 
-    def claim(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+    def claim(self, identity: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Make this the store of that study, or check that it already is.
 
-        Returns the identity as first written: what was left to the machine then (the size of a
-        group) stays as it was, so that a resumed study repeats an uninterrupted one.
+        Args:
+            identity: what decides the results; must equal what is stored.
+            chosen: what was left to this machine, such as the size of a group.
+
+        Returns:
+            What was chosen when the study began: a resumed study repeats an uninterrupted one.
 
         Raises:
             StudyError: the folder holds another study; the message names the differences.
         """
         with self._explained(), self._database:
-            row = self._database.execute("SELECT value FROM study WHERE key = 'identity'").fetchone()
+            row = self._database.execute("SELECT value FROM study").fetchone()
             if row is None:
-                self._database.execute(
-                    "INSERT INTO study VALUES ('identity', ?)", (json.dumps(identity),)
-                )
-                return dict(identity)
-        before: dict[str, Any] = json.loads(row[0])
-        changes = list(_differences(before, dict(identity)))
-        if changes:
+                text = json.dumps({"identity": identity, "chosen": chosen})
+                self._database.execute("INSERT INTO study VALUES (1, ?)", (text,))
+                return dict(chosen)
+        before = json.loads(row[0])
+        if changes := list(_differences(before["identity"], identity)):
             raise StudyError(
                 f"{self.folder} holds another study ({'; '.join(changes)}); choose another --out, "
                 "or repeat the command it was made with to resume it"
             )
-        return before
+        return dict(before["chosen"])
 
     def add(self, cells: Iterable[Mapping[str, Any]], seconds: float) -> None:
         """Write a finished group in one transaction: all of it or nothing."""
@@ -141,9 +143,7 @@ def write_atomically(path: Path, text: str) -> None:
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for key in [*before, *(key for key in now if key not in before)]:
         old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new)
-        elif old != new and not (key == "group" and new is None):
+        if old != new:
             yield f"{key} was {_shown(old)}, now {_shown(new)}"
 
 

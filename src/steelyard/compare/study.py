@@ -7,6 +7,13 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 Scale = Literal["linear", "log", "complement", "half"]
+SELECTABLE = (
+    "balanced_accuracy",
+    "macro_f1",
+    "accuracy",
+    "worst_class_recall",
+    "geometric_mean",
+)
 MINIMUM_SEEDS = 5  # below this no verdict is given: shared rule of every table and sentence
 
 
@@ -120,6 +127,8 @@ class Study:
             share = getattr(self, name)
             if not 0 < share < 1:
                 raise StudyError(f"{name} is {share}; it is a share of the rows, as in 0.2")
+        if self.select not in SELECTABLE:
+            raise StudyError(f"select is {self.select!r}; choose from: {', '.join(SELECTABLE)}")
         if self.validation + self.test >= 1:
             raise StudyError(
                 f"validation {self.validation} and test {self.test} leave no rows to train on; "

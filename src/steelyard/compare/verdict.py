@@ -203,7 +203,7 @@ def judge(
     )
     recommended = _recommend(tied, comparisons, baseline)
     sentences = [*_against_baseline(comparisons, titles, baseline, score_title)]
-    sentences += _recommendation(recommended, best, tied, titles, finished, score_title)
+    sentences += _recommendation(recommended, best, titles, finished, score_title)
     return Verdict(tuple(sentences), best, tied, recommended)
 
 
@@ -241,7 +241,9 @@ def _against_baseline(
         )
     elif same:
         lines.append(f"No detectable difference from {titles[baseline].lower()}: {_join(same)}.")
-    failed = [titles[c.candidate] for c in comparisons if c.judgement in ("failed", "too few seeds")]
+    failed = [
+        titles[c.candidate] for c in comparisons if c.judgement in ("failed", "too few seeds")
+    ]
     if failed:
         lines.append(f"Too few finished seeds to judge: {_join(failed)}.")
     return lines
@@ -250,7 +252,6 @@ def _against_baseline(
 def _recommendation(
     recommended: str,
     best: str,
-    tied: Sequence[str],
     titles: Mapping[str, str],
     means: Mapping[str, float],
     score_title: str,
