@@ -247,10 +247,10 @@ def divide(total: Tensor, denominator: float | Tensor, empty: str) -> Tensor:
     return (total / denominator.masked_fill(nothing, 1)).masked_fill(nothing, 0)
 
 
-def check_shapes(logits: Tensor, target: Tensor) -> None:
-    """Raise unless logits are floating and target fits them."""
+def check_shapes(logits: Any, target: Any) -> None:
+    """Raise unless logits are floating and target, whatever was given, fits them."""
     check_logits(logits)
-    if not torch.is_tensor(target):
+    if not isinstance(target, Tensor):
         raise TypeError(f"target is {_described(target)}, expected a tensor: torch.as_tensor(…)")
     positions = logits.shape[:1] + logits.shape[2:] if logits.ndim > 1 else logits.shape[:0]
     if target.is_floating_point():
@@ -275,7 +275,7 @@ def check_shapes(logits: Tensor, target: Tensor) -> None:
     )
 
 
-def check_logits(logits: object) -> None:
+def check_logits(logits: Any) -> None:
     """Raise unless logits are floating, with a dimension of classes."""
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         raise TypeError(
@@ -288,9 +288,9 @@ def check_logits(logits: object) -> None:
         )
 
 
-def check_sample_weight(sample_weight: Tensor, positions: torch.Size) -> Tensor:
+def check_sample_weight(sample_weight: Any, positions: torch.Size) -> Tensor:
     """sample_weight expanded to one number per position."""
-    if not torch.is_tensor(sample_weight):
+    if not isinstance(sample_weight, Tensor):
         raise TypeError(f"sample_weight is {_described(sample_weight)}, expected a tensor")
     try:
         expanded = sample_weight.expand(positions)
