@@ -1,0 +1,174 @@
+"""count_classes: labels of any source counted exactly, in constant memory."""
+
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from steelyard.classes.counts import ClassCounts
+from steelyard.classes.labels import LabelReader
+from steelyard.classes.sources import Piece, pieces
+
+_BLOCK = 1 << 20  # elements counted at once
+_LARGEST_CLASS = 1 << 24  # without num_classes, a larger label is taken for a mistake
+
+
+def count_classes(
+    source: Any,
+    num_classes: int | None = None,
+    ignore_index: int | None = None,
+    progress: bool = False,
+) -> ClassCounts:
+    """Count how often each class occurs in a data set, in one pass and constant memory.
+
+    Labels are class indices (any integer type or bool) or class names (strings, which take their
+    indices in sorted order and become the result's ``names``). In masks and label sequences every
+    pixel or token counts, and ``support`` counts the elements of those samples in which a class
+    occurs; for plain labels it equals ``counts``.
+
+    Args:
+        source: One of
+
+            - labels: a tensor, NumPy array or memory map, pandas or polars column, list or tuple;
+              beyond one dimension the first runs over the samples, (N, H, W) being N masks
+            - a map-style `torch.utils.data.Dataset`, an `IterableDataset`, or a list of samples:
+              a sample's label is its last element (a tuple) or its "labels", "label" or "target"
+              (a mapping). Samples are loaded whole; give the labels alone where they are at hand
+            - a `DataLoader`, or any other iterable of such batches, whose target's first dimension
+              runs over the samples; also a generator of the labels themselves
+        num_classes: C. None: the largest label + 1, or the number of names.
+        ignore_index: A class index that is counted nowhere, not in ``support`` either.
+        progress: Show a progress bar (needs rich, which ``steelyard[compare]`` installs).
+
+    Returns:
+        Counts and support on the CPU, exact.
+
+    Raises:
+        TypeError: A source that holds no labels, or labels that are neither integers nor strings.
+        ValueError: A missing label (None or NaN), no label at all with ``num_classes=None``, or
+            another number of names than ``num_classes``.
+        IndexError: A label outside 0..C-1 that is not ``ignore_index``, with its position.
+    """
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes={num_classes}; expected at least 1")
+    reader = LabelReader(num_classes)
+    tally = _Tally(num_classes, ignore_index)
+    for piece in pieces(source, _rich_progress if progress else _silent):
+        tally.add(reader.read(piece), piece)
+    if reader.names:
+        return _in_sorted_order(tally, reader.names, num_classes, ignore_index)
+    if not len(tally.counts):
+        raise ValueError(
+            "no labels to count; for counts of zero, say how many classes there are: num_classes="
+        )
+    return ClassCounts(tally.counts, tally.support)
+
+
+def _in_sorted_order(
+    tally: "_Tally", names: tuple[str, ...], num_classes: int | None, ignore_index: int | None
+) -> ClassCounts:
+    if ignore_index is not None:
+        raise ValueError(
+            f"ignore_index={ignore_index} is a class index, but the labels are names such as "
+            f"{names[0]!r}; leave the ignored ones out of the source"
+        )
+    if num_classes is not None and len(names) != num_classes:
+        raise ValueError(
+            f"num_classes={num_classes}, but only {len(names)} names occur: "
+            f"{', '.join(map(repr, sorted(names)))}; encode the labels as class indices to count "
+            f"classes that are absent"
+        )
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return ClassCounts(tally.counts[order], tally.support[order], [names[i] for i in order])
+
+
+class _Tally:
+    """Running counts, exact in int64: elements of each class, and elements of its samples."""
+
+    def __init__(self, num_classes: int | None, ignore_index: int | None) -> None:
+        self._num_classes = num_classes
+        self._ignore_index = ignore_index
+        self.counts = torch.zeros(num_classes or 0, dtype=torch.int64)
+        self.support = torch.zeros(num_classes or 0, dtype=torch.int64)
+
+    def add(self, labels: Tensor, piece: Piece) -> None:
+        if labels.numel() == 0:
+            return
+        per_sample = labels.reshape(1 if piece.one_sample else len(labels), -1)  # (S, M)
+        for block in torch.split(per_sample, max(1, _BLOCK // per_sample.shape[1])):
+            self._add_block(block.to(torch.int64), labels, piece)
+
+    def _add_block(self, block: Tensor, labels: Tensor, piece: Piece) -> None:
+        """Count a block (S, M) of the piece's labels."""
+        ignored = None if self._ignore_index is None else block == self._ignore_index
+        if ignored is not None:
+            if ignored.all():
+                return
+            block = block.masked_fill(ignored, 0)
+        low, high = map(int, block.aminmax())
+        limit = _LARGEST_CLASS if self._num_classes is None else self._num_classes
+        if low < 0 or high >= limit:
+            self._refuse(labels, piece, limit)
+        self._grow_to(high + 1)
+        bins = len(self.counts) + 1
+        if ignored is not None:  # a bin of their own, which is then dropped
+            block = block.masked_fill(ignored, bins - 1)
+        if block.shape[1] == 1:
+            self._add_table(torch.bincount(block.flatten(), minlength=bins)[None], labels=True)
+            return
+        for samples in torch.split(block, max(1, _BLOCK // bins)):
+            offset = torch.arange(len(samples), device=samples.device)[:, None] * bins
+            cells = torch.bincount((samples + offset).flatten(), minlength=len(samples) * bins)
+            self._add_table(cells.view(-1, bins))
+
+    def _add_table(self, table: Tensor, labels: bool = False) -> None:
+        """Add (S, C + 1): each sample's elements per class; plain labels come in one row."""
+        table = table[:, :-1].cpu()
+        self.counts += table.sum(0)
+        elements = table if labels else (table > 0) * table.sum(1, keepdim=True)
+        self.support += elements.sum(0)
+
+    def _grow_to(self, num_classes: int) -> None:
+        missing = num_classes - len(self.counts)
+        if missing > 0:
+            self.counts = torch.cat([self.counts, self.counts.new_zeros(missing)])
+            self.support = torch.cat([self.support, self.support.new_zeros(missing)])
+
+    def _refuse(self, labels: Tensor, piece: Piece, limit: int) -> NoReturn:
+        values = labels.to(torch.int64)
+        wrong = (values < 0) | (values >= limit)
+        if self._ignore_index is not None:
+            wrong &= values != self._ignore_index
+        position = tuple(wrong.nonzero()[0].tolist())
+        value = int(values[position])
+        text = f"label {value} at {piece.at(position)}"
+        if value < 0:
+            text += f" is negative (ignore_index={self._ignore_index}); class indices start at 0"
+        elif self._num_classes is None:
+            text += (
+                f" is too large to be a class index (ignore_index={self._ignore_index}); give "
+                f"num_classes if there are that many classes"
+            )
+        else:
+            text += (
+                f" is outside 0..{limit - 1} (num_classes={limit}, "
+                f"ignore_index={self._ignore_index})"
+            )
+        raise IndexError(f"{text}; if it marks what is not to count, pass ignore_index={value}")
+
+
+def _silent(items: Iterable[Any], _length: int | None) -> Iterable[Any]:
+    return items
+
+
+def _rich_progress(items: Iterable[Any], length: int | None) -> Iterable[Any]:
+    try:
+        from rich.console import Console
+        from rich.progress import track
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "progress=True needs rich: pip install 'steelyard[compare]'"
+        ) from error
+    console = Console(stderr=True)
+    return track(items, "Counting classes", total=length, console=console)

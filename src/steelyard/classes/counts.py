@@ -1,0 +1,336 @@
+"""ClassCounts: how often each class occurs, exact and immutable."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from operator import index
+from typing import Any, NamedTuple, NoReturn, TypeAlias
+
+import torch
+from torch import Tensor
+
+# Arrays and columns of NumPy, pandas and polars are iterables too; none of the three is imported.
+ClassCountsLike: TypeAlias = "ClassCounts | Tensor | Iterable[int] | Mapping[Any, int]"
+
+_LISTED = 20  # a repr with more classes than this shows the first and the last ones
+
+
+class ClassGroups(NamedTuple):
+    """Class indices by how often their class occurs, as long-tailed benchmarks report them."""
+
+    many: tuple[int, ...]
+    medium: tuple[int, ...]
+    few: tuple[int, ...]
+
+
+class ClassCounts:
+    """How often each class occurs in a data set.
+
+    Immutable: two counts are merged by ``a + b``, so a data set can be counted in pieces, and
+    `sum` merges any number of them.
+
+    Args:
+        counts: One whole number ≥ 0 per class, in the order of the class indices: tensor, array,
+            list or tuple of any integer type, or of floats without a fraction.
+        support: Per class, the number of elements (pixels, tokens) of those samples in which the
+            class occurs, itself included. For plain labels it equals ``counts``. None: unknown.
+        names: One distinct string per class. None: classes are known by their index alone.
+
+    Raises:
+        TypeError: Counts, support or names of another type.
+        ValueError: No class, not one-dimensional, a negative, fractional or infinite count, a
+            support smaller than its count, or lengths that do not fit.
+    """
+
+    __slots__ = ("_counts", "_names", "_support")
+    _counts: Tensor  # int64 (C,), never handed out itself: it could be changed in place
+    _support: Tensor | None
+    _names: tuple[str, ...] | None
+
+    def __init__(
+        self,
+        counts: Tensor | Iterable[int],
+        support: Tensor | Iterable[int] | None = None,
+        names: Iterable[str] | None = None,
+    ) -> None:
+        checked = _whole_numbers(counts, "counts")
+        set_once = object.__setattr__
+        set_once(self, "_counts", checked)
+        set_once(self, "_support", None if support is None else _checked_support(support, checked))
+        set_once(self, "_names", None if names is None else _checked_names(names, len(checked)))
+
+    @property
+    def counts(self) -> Tensor:
+        """A new int64 tensor (C,) on the CPU."""
+        return self._counts.clone()
+
+    @property
+    def support(self) -> Tensor | None:
+        """A new int64 tensor (C,) on the CPU, or None where it is unknown."""
+        return None if self._support is None else self._support.clone()
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The classes' names in the order of their indices, or None."""
+        return self._names
+
+    @property
+    def imbalance_ratio(self) -> float:
+        """The largest count divided by the smallest of a class that occurs, ≥ 1.
+
+        Raises:
+            ValueError: Every count is zero.
+        """
+        self._refuse_empty("imbalance_ratio")
+        return float(self._counts.max()) / float(self._counts[self._counts > 0].min())
+
+    def prior(self) -> Tensor:
+        """The share of each class: float64 (C,), summing to 1; 0 for an absent class.
+
+        Raises:
+            ValueError: Every count is zero.
+        """
+        self._refuse_empty("prior()")
+        return self._counts.double() / self._counts.sum().double()
+
+    def groups(self, many: int = 100, few: int = 20) -> ClassGroups:
+        """Split the class indices into many-, medium- and few-shot classes.
+
+        Args:
+            many: A class with more elements than this is many-shot.
+            few: A class with fewer elements than this is few-shot, an absent one too.
+
+        Raises:
+            ValueError: ``few`` exceeds ``many`` + 1: a class would be in both groups.
+        """
+        if few > many + 1:
+            raise ValueError(
+                f"groups(many={many}, few={few}): a count between them would be both many-shot "
+                f"and few-shot; few must be at most many + 1"
+            )
+        numbered = list(enumerate(self))
+        return ClassGroups(
+            many=tuple(c for c, n in numbered if n > many),
+            medium=tuple(c for c, n in numbered if few <= n <= many),
+            few=tuple(c for c, n in numbered if n < few),
+        )
+
+    def __add__(self, other: "ClassCounts") -> "ClassCounts":
+        if not isinstance(other, ClassCounts):
+            return NotImplemented
+        if len(self) != len(other):
+            raise ValueError(
+                f"cannot merge counts of {len(self)} and of {len(other)} classes; give "
+                f"count_classes the same num_classes for every part"
+            )
+        support = None
+        if self._support is not None and other._support is not None:
+            support = self._support + other._support
+        return ClassCounts(self._counts + other._counts, support, _merged_names(self, other))
+
+    def __radd__(self, other: object) -> "ClassCounts":
+        return self if other == 0 else NotImplemented  # sum() starts from 0
+
+    def __len__(self) -> int:
+        return self._counts.numel()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._counts.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ClassCounts):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        support = None if self._support is None else tuple(self._support.tolist())
+        return tuple(self), support, self._names
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(
+            f"ClassCounts is immutable: {name!r} cannot be set; make a new one, or merge with +"
+        )
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"ClassCounts is immutable: {name!r} cannot be deleted")
+
+    def __reduce__(self) -> tuple[type["ClassCounts"], tuple[object, ...]]:
+        return ClassCounts, (self._counts, self._support, self._names)
+
+    def __repr__(self) -> str:
+        counts = list(self)
+        total = sum(counts)
+        head = f"ClassCounts: {_plural(len(self), 'class', 'classes')}, {total:,} counted"
+        if total:
+            head += f", imbalance ratio {self.imbalance_ratio:,.4g}"
+        rows = [("class", "count", "share")]
+        rows += [(self._label(c), f"{n:,}", f"{n / max(total, 1):.2%}") for c, n in _ends(counts)]
+        first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
+        lines = [f"  {a:<{first}}  {b:>{second}}  {c:>{third}}" for a, b, c in rows]
+        if len(counts) > _LISTED:
+            hidden = counts[_LISTED // 2 : -_LISTED // 2]
+            lines.insert(
+                1 + _LISTED // 2,
+                f"  … {_plural(len(hidden), 'class', 'classes')} not shown, "
+                f"counts from {min(hidden):,} to {max(hidden):,}",
+            )
+        return "\n".join([head, *lines])
+
+    def _label(self, c: int) -> str:
+        return str(c) if self._names is None else f"{c} {self._names[c]}"
+
+    def _refuse_empty(self, what: str) -> None:
+        if not self._counts.any():
+            raise ValueError(
+                f"all {len(self)} class counts are zero; {what} needs a class that occurs"
+            )
+
+
+def as_class_counts(class_counts: ClassCountsLike, num_classes: int | None = None) -> ClassCounts:
+    """Read what a user gives for ``class_counts``.
+
+    Args:
+        class_counts: `ClassCounts`; tensor, array or list with one count per class; or a dict (or
+            pandas Series) from class indices to counts, where missing classes have none, or from
+            class names to counts: names take their indices in sorted order, as `count_classes`
+            and scikit-learn give them.
+        num_classes: The number of classes they must have; a dict of indices is filled up to it.
+
+    Raises:
+        TypeError: Something else, or keys that are neither indices nor names.
+        ValueError: As `ClassCounts`, a wrong number of classes, or every count zero.
+    """
+    if not isinstance(class_counts, ClassCounts):
+        # A Series of value_counts() is ordered by frequency: only its index says which is which.
+        if hasattr(class_counts, "to_dict") and hasattr(class_counts, "index"):
+            class_counts = class_counts.to_dict()
+        if isinstance(class_counts, Mapping):
+            class_counts = _from_mapping(class_counts, num_classes)
+        else:
+            class_counts = ClassCounts(class_counts)
+    if num_classes is not None and len(class_counts) != num_classes:
+        raise ValueError(
+            f"class_counts has {_plural(len(class_counts), 'class', 'classes')}, expected "
+            f"{num_classes}: one count per class, 0 for a class that does not occur"
+        )
+    if not class_counts._counts.any():
+        raise ValueError(
+            f"class_counts: all {len(class_counts)} counts are zero; at least one class must occur"
+        )
+    return class_counts
+
+
+def _from_mapping(counts: Mapping[Any, int], num_classes: int | None) -> ClassCounts:
+    if not counts:
+        raise ValueError("class_counts is an empty dict; expected {class: count}")
+    if all(isinstance(key, str) for key in counts):
+        names = sorted(counts)
+        return ClassCounts([counts[name] for name in names], names=names)
+    by_index = {_class_index(key): value for key, value in counts.items()}
+    filled = range(max(num_classes or 0, max(by_index) + 1))
+    return ClassCounts([by_index.get(c, 0) for c in filled])
+
+
+def _class_index(key: object) -> int:
+    try:
+        c = index(key)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"class_counts: the key {key!r} is of type {type(key).__name__}; keys are all class "
+            f"indices (integers from 0) or all class names (strings)"
+        ) from None
+    if c < 0:
+        raise ValueError(f"class_counts: the key {c} is negative; class indices start at 0")
+    return c
+
+
+def _whole_numbers(values: Tensor | Iterable[int], what: str) -> Tensor:
+    """A new int64 tensor (C,) on the CPU with the values, checked."""
+    tensor = _read_numbers(values, what)
+    if tensor.dim() != 1 or tensor.numel() == 0:
+        raise ValueError(
+            f"{what} has shape {tuple(tensor.shape)}; expected one number per class, shape (C,)"
+        )
+    whole = tensor.isfinite() & (tensor == tensor.trunc()) & (tensor >= 0)
+    if not whole.all():
+        c = int(whole.logical_not().nonzero()[0])
+        raise ValueError(
+            f"{what}: class {c} has {tensor[c].item()}; expected whole numbers ≥ 0: how often each "
+            f"class occurs, not its share"
+        )
+    return tensor.to("cpu", torch.int64, copy=True)
+
+
+def _read_numbers(values: Tensor | Iterable[int], what: str) -> Tensor:
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Tensor | Iterable):
+        raise TypeError(
+            f"{what} is a {type(values).__name__}; expected a tensor, array or list with one whole "
+            f"number per class"
+        )
+    if not isinstance(values, Tensor):
+        listed: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
+        try:
+            exact = torch.float64 if any(isinstance(v, float) for v in listed) else None
+            values = torch.tensor(listed, dtype=exact if listed else torch.int64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{what}: expected one whole number per class; {error}") from error
+    if values.dtype == torch.bool or values.is_complex():
+        raise TypeError(f"{what} is {values.dtype}; expected whole numbers, one per class")
+    if not values.is_floating_point():
+        values = values.to(torch.int64)
+    return values.detach()
+
+
+def _checked_support(support: Tensor | Iterable[int], counts: Tensor) -> Tensor:
+    checked = _whole_numbers(support, "support")
+    if len(checked) != len(counts):
+        raise ValueError(
+            f"support has {len(checked)} entries for {_plural(len(counts), 'class', 'classes')}"
+        )
+    if (checked < counts).any():
+        c = int((checked < counts).nonzero()[0])
+        raise ValueError(
+            f"support: class {c} has {checked[c].item()}, fewer than its {counts[c].item()} own "
+            f"elements; support counts every element of the samples in which the class occurs"
+        )
+    return checked
+
+
+def _checked_names(names: Iterable[str], num_classes: int) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise TypeError(f"names is the string {names!r}; expected one name per class")
+    listed = tuple(names)
+    for kind in set(map(type, listed)):
+        if not issubclass(kind, str):
+            raise TypeError(f"names has a {kind.__name__} in it; expected strings")
+    if len(listed) != num_classes:
+        raise ValueError(f"{len(listed)} names for {_plural(num_classes, 'class', 'classes')}")
+    if len(set(listed)) != num_classes:
+        twice = next(name for name in listed if listed.count(name) > 1)
+        raise ValueError(f"names: {twice!r} names two classes; every class needs its own name")
+    return tuple(str(name) for name in listed)
+
+
+def _merged_names(a: ClassCounts, b: ClassCounts) -> tuple[str, ...] | None:
+    if a.names is None or b.names is None:
+        return a.names or b.names
+    for c, (left, right) in enumerate(zip(a.names, b.names, strict=True)):
+        if left != right:
+            raise ValueError(
+                f"cannot merge: class {c} is {left!r} in one and {right!r} in the other; count "
+                f"every part by the same class indices"
+            )
+    return a.names
+
+
+def _ends(counts: list[int]) -> list[tuple[int, int]]:
+    """The classes that a repr lists, with their counts."""
+    numbered = list(enumerate(counts))
+    if len(numbered) <= _LISTED:
+        return numbered
+    return numbered[: _LISTED // 2] + numbered[-_LISTED // 2 :]
+
+
+def _plural(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"

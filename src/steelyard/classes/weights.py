@@ -1,0 +1,193 @@
+"""Class weights from class counts: every scheme in float64, by formulas that do not cancel."""
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from steelyard.classes.counts import ClassCounts, ClassCountsLike, as_class_counts
+
+Scheme: TypeAlias = Literal["balanced", "inverse", "sqrt", "power", "effective", "median", "enet"]
+Absent: TypeAlias = Literal["zero", "max", "raise"]
+
+
+def class_weights(
+    class_counts: ClassCountsLike,
+    scheme: Scheme = "balanced",
+    *,
+    power: float | None = None,
+    beta: float | None = None,
+    c: float | None = None,
+    absent: Absent = "zero",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Weights per class from how often each class occurs: n_c times in N elements of C classes.
+
+    ============= ========================== ==================================================
+    scheme        w_c                        normalised to
+    ============= ========================== ==================================================
+    "balanced"    N / (C·n_c)                as it stands: what scikit-learn calls "balanced"
+    "inverse"     1 / n_c                    Σ w = number of classes that occur
+    "sqrt"        1 / √n_c                   Σ w = number of classes that occur
+    "power"       n_c^−power                 Σ w = number of classes that occur
+    "effective"   (1 − β) / (1 − β^n_c)      Σ w = number of classes that occur
+    "median"      median(f) / f_c            as it stands; f_c = n_c / support_c
+    "enet"        1 / ln(c + n_c / N)        as it stands
+    ============= ========================== ==================================================
+
+    Every C, N and median is taken over the classes that occur. "effective" is Cui et al.,
+    CVPR 2019 (arXiv:1901.05555); "median" is the median frequency balancing of Eigen & Fergus,
+    ICCV 2015 (arXiv:1411.4734), which differs from 1 for masks and sequences alone; "enet" is
+    Paszke et al. 2016 (arXiv:1606.02147).
+
+    Args:
+        class_counts: `ClassCounts`, or a tensor, array, list or dict of counts.
+        scheme: One of the names above.
+        power: Exponent ≥ 0 of "power", which needs it.
+        beta: β of "effective", in [0, 1); default 0.9999. 0 gives equal weights; the limit at 1
+            is "inverse".
+        c: c of "enet", ≥ 1; default 1.02.
+        absent: The weight of a class that does not occur: "zero", "max" (the largest weight of a
+            class that does), or "raise". It never takes part in a normalisation.
+        dtype: Floating dtype of the result; the arithmetic is float64 whatever it is.
+
+    Returns:
+        Tensor (C,) on the CPU.
+
+    Raises:
+        TypeError: ``dtype`` is not floating, or ``class_counts`` cannot be read.
+        ValueError: An unknown scheme or choice, a parameter that is out of range, missing or of
+            another scheme, an absent class with ``absent="raise"``, or a weight beyond ``dtype``.
+    """
+    counts = as_class_counts(class_counts)
+    formula = _formula(scheme, {"power": power, "beta": beta, "c": c})
+    if absent not in get_args(Absent):
+        raise ValueError(f"absent={absent!r}; expected one of {_choices(get_args(Absent))}")
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype={dtype}; weights need a floating dtype such as torch.float32")
+
+    n = counts.counts
+    present = n > 0
+    if absent == "raise" and not present.all():
+        raise ValueError(_absent_text(counts, present))
+    weights = torch.zeros(len(counts), dtype=torch.float64)
+    weights[present] = formula(_Present.of(counts, present))
+    if absent == "max":
+        weights[~present] = weights.max()
+    result = weights.to(dtype)
+    if not result.isfinite().all():
+        worst = int(weights.argmax())
+        raise ValueError(
+            f"the weight of class {worst} is {weights[worst].item():.6g}, too large for {dtype}; "
+            f"ask for dtype=torch.float32 or torch.float64"
+        )
+    return result
+
+
+class _Present(NamedTuple):
+    """What the formulas see: the classes that occur, in float64 (P,)."""
+
+    n: Tensor
+    support: Tensor | None
+
+    @classmethod
+    def of(cls, counts: ClassCounts, present: Tensor) -> "_Present":
+        support = counts.support
+        return cls(
+            n=counts.counts[present].double(),
+            support=None if support is None else support[present].double(),
+        )
+
+
+def _balanced(classes: _Present) -> Tensor:
+    return classes.n.sum() / (len(classes.n) * classes.n)
+
+
+def _power(classes: _Present, power: float) -> Tensor:
+    if not (math.isfinite(power) and power >= 0):
+        raise ValueError(f"power={power}; expected a finite number ≥ 0")
+    # Relative to the rarest class, so that a large power underflows to 0 and never divides by it.
+    return _sum_to_count((classes.n.min() / classes.n) ** power)
+
+
+def _effective(classes: _Present, beta: float) -> Tensor:
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta={beta}; expected 0 ≤ beta < 1 (its limit at 1 is scheme='inverse')")
+    # 1 − β is exact near 1, and 1 − βⁿ = −expm1(n·ln β) keeps its digits where βⁿ rounds to 1.
+    rest = torch.tensor(1.0 - beta, dtype=torch.float64)
+    return _sum_to_count(rest / -torch.expm1(classes.n * torch.log1p(-rest)))
+
+
+def _median(classes: _Present) -> Tensor:
+    if classes.support is None:
+        raise ValueError(
+            "scheme='median' needs the support of each class, which these class_counts do not "
+            "have; count the masks or label sequences with count_classes"
+        )
+    frequency = classes.n / classes.support
+    return frequency.quantile(0.5) / frequency
+
+
+def _enet(classes: _Present, c: float) -> Tensor:
+    if not (math.isfinite(c) and c >= 1):
+        raise ValueError(f"c={c}; expected a finite number ≥ 1: below it a weight can be negative")
+    return 1.0 / torch.log1p((c - 1.0) + classes.n / classes.n.sum())
+
+
+def _sum_to_count(weights: Tensor) -> Tensor:
+    return weights * (len(weights) / weights.sum())
+
+
+class _Scheme(NamedTuple):
+    formula: Callable[..., Tensor]
+    parameter: str | None = None
+    default: float | None = None  # None where the parameter must be given
+
+
+_SCHEMES: dict[str, _Scheme] = {
+    "balanced": _Scheme(_balanced),
+    "inverse": _Scheme(partial(_power, power=1.0)),
+    "sqrt": _Scheme(partial(_power, power=0.5)),
+    "power": _Scheme(_power, "power"),
+    "effective": _Scheme(_effective, "beta", 0.9999),
+    "median": _Scheme(_median),
+    "enet": _Scheme(_enet, "c", 1.02),
+}
+
+
+def _formula(name: str, given: dict[str, float | None]) -> Callable[[_Present], Tensor]:
+    """The scheme's formula with its parameter filled in."""
+    if name not in _SCHEMES:
+        raise ValueError(f"scheme={name!r}; expected one of {_choices(_SCHEMES)}")
+    scheme = _SCHEMES[name]
+    for parameter, value in given.items():
+        if value is not None and parameter != scheme.parameter:
+            owner = next(n for n, other in _SCHEMES.items() if other.parameter == parameter)
+            raise ValueError(
+                f"scheme={name!r} has no parameter {parameter}: {parameter}={value} belongs to "
+                f"scheme={owner!r}; the schemes are {_choices(_SCHEMES)}"
+            )
+    if scheme.parameter is None:
+        return scheme.formula
+    chosen = given[scheme.parameter]
+    value = scheme.default if chosen is None else chosen
+    if value is None:
+        raise ValueError(f"scheme={name!r} needs {scheme.parameter}, as in {scheme.parameter}=0.5")
+    return partial(scheme.formula, **{scheme.parameter: float(value)})
+
+
+def _absent_text(counts: ClassCounts, present: Tensor) -> str:
+    missing = (~present).nonzero().flatten().tolist()
+    shown = [repr(counts.names[c]) if counts.names else str(c) for c in missing[:5]]
+    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    return (
+        f"{len(missing)} of {len(counts)} classes do not occur: {', '.join(shown)}{more}; "
+        f"absent='zero' or absent='max' gives them a weight"
+    )
+
+
+def _choices(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
