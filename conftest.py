@@ -1,4 +1,4 @@
-"""The examples of README.md, docs/ and every docstring run as tests, and their output is compared."""
+"""The examples of README.md, docs/ and the docstrings run as tests; their output is compared."""
 
 import shlex
 import subprocess
@@ -8,9 +8,11 @@ from doctest import ELLIPSIS
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from sybil import Example, Sybil
 from sybil.evaluators.doctest import NUMBER
+from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
 
@@ -46,6 +48,14 @@ def run_console_block(example: Example) -> str | None:
         if done.returncode or printed != expected.strip().splitlines():
             return f"$ {line}\nprinted\n{done.stdout}{done.stderr}\nnot\n{expected}"
     return None
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The examples of one file build on each other: one xdist worker runs them, in order."""
+    for item in items:
+        if isinstance(item, SybilItem):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
 
 
 pytest_collect_file = (
