@@ -12,9 +12,9 @@ import pytest
 import torch
 from sybil import Example, Sybil
 from sybil.evaluators.doctest import NUMBER
-from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
+from xdist.scheduler import LoadScopeScheduling
 
 import steelyard
 
@@ -50,12 +50,17 @@ def run_console_block(example: Example) -> str | None:
     return None
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The examples of one file build on each other: one xdist worker runs them, in order."""
-    for item in items:
-        if isinstance(item, SybilItem):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+class ExamplesTogether(LoadScopeScheduling):
+    """Gives one worker all examples of a file, for they build on each other; tests go singly."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.partition("::sybil:")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ExamplesTogether | None:
+    """Schedule so unless another ``--dist`` was asked for."""
+    return ExamplesTogether(config, log) if config.getoption("dist") == "load" else None
 
 
 pytest_collect_file = (
