@@ -197,7 +197,7 @@ def naive_loss(
     values, shares = [], []
     for i in range(len(z)):
         if not kept[i]:
-            values.append(z.new_zeros(()))
+            values.append(0 * z[i].nan_to_num().sum())
             shares.append(z.new_zeros(()))
             continue
         losses = row.losses(z[i : i + 1], t[i : i + 1])[0]

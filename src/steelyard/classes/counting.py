@@ -115,19 +115,16 @@ class _Tally:
         if ignored is not None:  # a bin of their own, which is then dropped
             block = block.masked_fill(ignored, bins - 1)
         if block.shape[1] == 1:
-            self._add_table(torch.bincount(block.flatten(), minlength=bins)[None], labels=True)
+            counts = torch.bincount(block.flatten(), minlength=bins)[:-1].cpu()
+            self.counts += counts
+            self.support += counts
             return
-        for samples in torch.split(block, max(1, _BLOCK // bins)):
-            offset = torch.arange(len(samples), device=samples.device)[:, None] * bins
-            cells = torch.bincount((samples + offset).flatten(), minlength=len(samples) * bins)
-            self._add_table(cells.view(-1, bins))
-
-    def _add_table(self, table: Tensor, labels: bool = False) -> None:
-        """Add (S, C + 1): each sample's elements per class; plain labels come in one row."""
-        table = table[:, :-1].cpu()
-        self.counts += table.sum(0)
-        elements = table if labels else (table > 0) * table.sum(1, keepdim=True)
-        self.support += elements.sum(0)
+        sample, label, number = _occurrences(block, bins)
+        kept = label < bins - 1
+        sample, label, number = sample[kept], label[kept], number[kept]
+        elements = number.new_zeros(len(block)).index_add_(0, sample, number)
+        self.counts.index_add_(0, label, number)
+        self.support.index_add_(0, label, elements[sample])
 
     def _grow_to(self, num_classes: int) -> None:
         missing = num_classes - len(self.counts)
@@ -156,6 +153,21 @@ class _Tally:
                 f"ignore_index={self._ignore_index})"
             )
         raise IndexError(f"{text}; if it marks what is not to count, pass ignore_index={value}")
+
+
+def _occurrences(block: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which sample of a block (S, M) has which label how often: three int64 tensors, on the CPU."""
+    cells = block + bins * torch.arange(len(block), device=block.device)[:, None]
+    # A table (S, bins) is the fastest way, but must not outgrow the labels: short sequences over
+    # a large vocabulary would take gigabytes.
+    if len(block) * bins <= 4 * block.numel():
+        table = torch.bincount(cells.flatten(), minlength=len(block) * bins)
+        cell = table.nonzero().flatten()
+        number = table[cell]
+    else:
+        cell, number = torch.unique(cells, return_counts=True)
+    cell = cell.cpu()
+    return cell // bins, cell % bins, number.cpu()
 
 
 def _silent(items: Iterable[Any], _length: int | None) -> Iterable[Any]:

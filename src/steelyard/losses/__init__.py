@@ -21,6 +21,9 @@ the denominator; ``denominator``, a number or 0-d tensor, divides the sum instea
 
 Half-precision logits are computed, reduced and returned in float32; their gradient is in the
 logits' dtype.
+
+Inside ``torch.compile`` use the modules where a loss takes ``class_counts``: they read the counts
+when they are built, the functions at every call, and a trace cannot look at values.
 """
 
 from steelyard.losses import posthoc, softmax

@@ -238,9 +238,9 @@ def divide(total: Tensor, denominator: float | Tensor, empty: str) -> Tensor:
     return (total / denominator.masked_fill(nothing, 1)).masked_fill(nothing, 0)
 
 
-def check_shapes(logits: Tensor, target: Tensor) -> None:
-    """Raise unless logits are floating and target fits them."""
-    if not torch.is_tensor(logits) or not logits.is_floating_point():
+def check_shapes(logits: Any, target: Any) -> None:
+    """Raise unless logits are floating and target, whatever was given, fits them."""
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
         raise TypeError(
             f"logits are {_described(logits)}, expected a floating-point tensor (N, C, …) or (C,)"
         )
@@ -249,7 +249,7 @@ def check_shapes(logits: Tensor, target: Tensor) -> None:
             f"logits have shape {tuple(logits.shape)}, expected (N, C), (N, C, d1, …) or (C,) "
             "with at least one class"
         )
-    if not torch.is_tensor(target):
+    if not isinstance(target, Tensor):
         raise TypeError(f"target is {_described(target)}, expected a tensor: torch.as_tensor(…)")
     positions = logits.shape[:1] + logits.shape[2:] if logits.ndim > 1 else logits.shape[:0]
     if target.is_floating_point():
@@ -274,9 +274,9 @@ def check_shapes(logits: Tensor, target: Tensor) -> None:
     )
 
 
-def check_sample_weight(sample_weight: Tensor, positions: torch.Size) -> Tensor:
+def check_sample_weight(sample_weight: Any, positions: torch.Size) -> Tensor:
     """sample_weight expanded to one number per position."""
-    if not torch.is_tensor(sample_weight):
+    if not isinstance(sample_weight, Tensor):
         raise TypeError(f"sample_weight is {_described(sample_weight)}, expected a tensor")
     try:
         expanded = sample_weight.expand(positions)
