@@ -1,5 +1,6 @@
 """The examples of README.md, docs/ and the docstrings run as tests; their output is compared."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -19,13 +20,16 @@ from xdist.scheduler import LoadScopeScheduling
 import steelyard
 
 COMMAND = [sys.executable, "-c", "import sys; from steelyard.cli import main; sys.exit(main())"]
+# The steelyard of these tests, at the width of a narrow terminal.
+ENVIRONMENT = {"PYTHONPATH": str(Path(steelyard.__file__).parents[1]), "COLUMNS": "80"}
 SLOW = "compare"  # minutes: tests/ and `make demo` run it
 COMPARE_NUMBERS = NUMBER | ELLIPSIS  # as many digits as are written; "..." stands for anything
 
 
 def names_at_hand(namespace: dict[str, Any]) -> None:
-    """Examples begin as if after ``import torch`` and ``from steelyard import *``."""
+    """Examples begin after ``import torch`` and ``from steelyard import *``, with some labels."""
     torch.manual_seed(0)
+    namespace["train_labels"] = torch.arange(10).repeat_interleave(torch.arange(100, 0, -10))
     namespace["torch"] = torch
     namespace |= {name: getattr(steelyard, name) for name in steelyard.__all__}
 
@@ -42,7 +46,12 @@ def run_console_block(example: Example) -> str | None:
             rows = "".join(f"{i},{label}\n" for i, label in enumerate(labels))
             Path(folder, "animals.csv").write_text(f"size,animal\n{rows}")
             done = subprocess.run(
-                [*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, check=False
+                [*COMMAND, *arguments],
+                cwd=folder,
+                env=os.environ | ENVIRONMENT,
+                capture_output=True,
+                text=True,
+                check=False,
             )
         printed = [text.rstrip() for text in done.stdout.strip().splitlines()]
         if done.returncode or printed != expected.strip().splitlines():
