@@ -1,39 +1,44 @@
 # Every target makes what it needs in .venv, from the pinned constraints.
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO_OUT ?= demo-results
 
 .PHONY: demo test lint types layers check bench clean
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/demo: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Steelyard needs Python 3.11 or newer; name one with make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all]' --group dev
+	$(INSTALL) pip
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[compare]'
 	touch $@
 
-demo: .venv/installed
+.venv/dev: .venv/demo
+	$(INSTALL) --editable '.[all]' --group dev
+	touch $@
+
+.venv/bench: .venv/dev
+	$(INSTALL) --group bench
+	touch $@
+
+demo: .venv/demo
 	$(BIN)/steelyard compare --out $(DEMO_OUT)
 
-test: .venv/installed
+test: .venv/dev
 	$(BIN)/pytest --numprocesses 2
 
-lint: .venv/installed
+lint: .venv/dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-types: .venv/installed
+types: .venv/dev
 	$(BIN)/mypy
 
-layers: .venv/installed
+layers: .venv/dev
 	$(BIN)/lint-imports
 
 check: lint types layers test
-
-.venv/bench: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --group bench
-	touch $@
 
 bench: .venv/bench
 	$(BIN)/python -m benchmarks
