@@ -271,3 +271,14 @@ def test_as_the_last_part_of_a_network(row: Row) -> None:
         losses[-1].backward()
         optimizer.step()
     assert losses[-1] < losses[0]
+
+
+def test_compiled_calls_take_numbers_that_change() -> None:
+    """An annealed gamma, or the denominator of each step, is no graph break."""
+    torch._dynamo.reset()
+    compiled = torch.compile(sy.focal_loss, fullgraph=True, backend="eager")
+    for gamma, denominator in ((1.0, 2.0), (3.0, 3.5), (0.5, 7.0)):
+        options: dict[str, Any] = {"gamma": gamma, "denominator": denominator}
+        torch.testing.assert_close(
+            compiled(LOGITS, TARGET, **options), sy.focal_loss(LOGITS, TARGET, **options)
+        )
