@@ -49,13 +49,13 @@ def masks():
 
 class MapStyle(Dataset):
     def __init__(self, *columns):
-        self.columns_of = columns
+        self.columns = columns
 
     def __len__(self):
-        return len(self.columns_of[0])
+        return len(self.columns[0])
 
     def __getitem__(self, i):
-        return tuple(column[i] for column in self.columns_of)
+        return tuple(column[i] for column in self.columns)
 
 
 class Keyed(MapStyle):
@@ -64,7 +64,7 @@ class Keyed(MapStyle):
         self.key = key
 
     def __getitem__(self, i):
-        return {"x": 0.5, self.key: self.columns_of[0][i]}
+        return {"x": 0.5, self.key: self.columns[0][i]}
 
 
 class Streamed(IterableDataset):
@@ -183,6 +183,13 @@ class TestSources:
             with pytest.raises(ValueError, match=r"no labels to count; .*num_classes="):
                 count_classes(empty)
 
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    def test_labels_on_a_gpu(self, labels, masks):
+        assert count_classes(labels.cuda()) == count_classes(labels)
+        on_gpu = count_classes(masks.cuda(), C, ignore_index=VOID)
+        assert on_gpu == count_classes(masks, C, ignore_index=VOID)
+        assert on_gpu.counts.device.type == "cpu"
+
     def test_everything_ignored(self):
         assert count_classes([-100, -100], 2, ignore_index=-100) == ClassCounts([0, 0], [0, 0])
         with pytest.raises(ValueError, match="no labels to count"):
@@ -281,6 +288,7 @@ class TestErrors:
             (torch.tensor([[0, 1], [9, 0]]), {"num_classes": 2}, r"9 at position \(1, 0\)"),
             ([(0.5, 1), (0.5, 9)], {"num_classes": 2}, "9 at sample 1 is"),
             ([(0.5, torch.tensor([[1, 9]]))], {"num_classes": 2}, r"sample 0, position \(0, 1\)"),
+            ([torch.zeros(2).long(), (0, 1), (0, 9), [0]], {"num_classes": 2}, "9 at sample 2"),
             (
                 DataLoader(TensorDataset(torch.arange(7)), 3),
                 {"num_classes": 5},

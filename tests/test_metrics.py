@@ -248,6 +248,17 @@ class TestStack:
         confusion = confusion_matrix(prediction, target[0], 4)
         assert confusion[3].tolist() == sk.confusion_matrix(target[0], prediction[3]).tolist()
 
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    def test_logits_on_a_gpu(self, stack):
+        logits, target = stack
+        for there, here in zip(
+            evaluate_stack(logits.cuda(), target.cuda()),
+            evaluate_stack(logits, target),
+            strict=True,
+        ):
+            assert there.confusion.tolist() == here.confusion.tolist()
+            assert there.scores.log_loss == pytest.approx(here.scores.log_loss, rel=1e-12)
+
     def test_inputs_are_left_alone(self, stack):
         logits, target = stack
         before = logits.clone(), target.clone()

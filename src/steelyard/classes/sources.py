@@ -1,5 +1,6 @@
 """What can be counted, as a stream of pieces of labels: one way in for every kind of source."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -81,24 +82,19 @@ def _is_stream(source: Any) -> bool:
 
 
 def _holds_no_labels(source: Any) -> bool:
+    if isinstance(source, Dataset):
+        return False
     # Iterating over a table or a mapping yields its column names and keys: not labels.
     return isinstance(source, str | bytes | Mapping | Tensor) or hasattr(source, "columns")
 
 
 def _slices(source: Any, watch: Watch) -> Iterator[Piece]:
     rows = len(source)
-    per_row = max(1, _elements(getattr(source, "shape", ())[1:]))
-    step = max(1, _SLICE // per_row)
+    per_row = math.prod(getattr(source, "shape", ())[1:])
+    step = max(1, _SLICE // max(1, per_row))
     rows_of = getattr(source, "iloc", source)  # pandas slices by position through .iloc
     for start in watch(range(0, rows, step), -(-rows // step)):
         yield Piece(_as_array(rows_of[start : start + step]), start=start)
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
 
 
 def _as_array(part: Any) -> Any:

@@ -4,6 +4,7 @@ p is always the softmax of the (edited) logits, never weighted; t is the target,
 indices. Options that every loss takes are described in :mod:`steelyard.losses`.
 """
 
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 import torch
@@ -91,11 +92,17 @@ class CrossEntropyLoss(SoftmaxLoss):
 
 
 def _focal_parameter(gamma: float | PerClass) -> float | Tensor:
-    if isinstance(gamma, int | float) or (isinstance(gamma, Tensor) and gamma.ndim == 0):
-        gamma = gamma if isinstance(gamma, Tensor) else float(gamma)
-        check_number("gamma", gamma, 0)
-        return gamma
-    return read_class_vector("gamma", gamma).values
+    given: Any = gamma  # a NumPy scalar is neither an int nor a float, but 0-dimensional
+    if isinstance(given, int | float) or getattr(given, "ndim", 1) == 0:
+        number: float | Tensor = given if isinstance(given, Tensor) else float(given)
+        check_number("gamma", number, 0)
+        return number
+    if isinstance(given, Mapping):
+        raise TypeError(
+            f"gamma={gamma!r} is a dict, and the classes left out would have no gamma: give one "
+            "number, or a list with one number per class"
+        )
+    return read_class_vector("gamma", given).values
 
 
 def _focal(gamma: float | PerClass) -> Form:
