@@ -1,0 +1,1 @@
+"""Steelyard inside other trainers: one small file each, imported on demand."""
