@@ -15,8 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from steelyard.losses.options import Options
-
 __all__ = ["ExactMean", "step_denominator"]
 
 Gradients: TypeAlias = Literal["average", "sum"]
@@ -25,10 +23,6 @@ _GRADIENTS = ("average", "sum")
 
 class CountedLoss(Protocol):
     """A loss that knows what its mean divides by: every loss of this library."""
-
-    @property
-    def options(self) -> Options:
-        """The options in force."""
 
     def denominator(self, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """What the mean divides by for these targets."""
@@ -55,7 +49,7 @@ def step_denominator(
 
     Pass it as ``denominator=`` to the loss of each micro-batch: the gradients then add up, over
     micro-batches and ranks, to those of one mean over the union. Where that union has no valid
-    target, the loss's ``empty`` decides, as for a single batch.
+    target, gradients are 0, and the loss is what its ``empty`` says.
 
     Every rank of the group calls this once per step; one number is all-reduced. A rank whose
     targets are all ignored takes part like any other.
@@ -112,7 +106,7 @@ class ExactMean(nn.Module):
     Called in the place of the loss it returns the *sum* over the micro-batch and remembers what
     the mean would divide by. After the last backward of a step :meth:`divide_grads_` adds that up
     over the ranks and divides the gradients in place; clipping and the optimiser's step follow.
-    Where a step has no valid target at all, its gradients become 0 (NaN with ``empty="nan"``).
+    Where a step has no valid target at all, its gradients become 0.
 
     The gradients may be those of plain accumulation, of DDP with or without ``no_sync``, or the
     DTensors of FSDP2. Under a ``GradScaler`` the order is backward, ``unscale_``, divide, clip,
@@ -201,8 +195,7 @@ class ExactMean(nn.Module):
         mass = _over_ranks(self._mass, self.group)
         self.reset()
         divisor = mass / ranks if self.gradients == "average" else mass
-        if self.loss.options.empty == "zero":
-            divisor = divisor.masked_fill(divisor == 0, math.inf)
+        divisor = divisor.masked_fill(divisor == 0, math.inf)
         for parameter in parameters:
             if parameter.grad is not None:
                 _divide_(parameter.grad, divisor)

@@ -5,7 +5,6 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from steelyard.losses.module import SoftmaxLoss
-from steelyard.losses.options import Options
 from steelyard.losses.vectors import PerClass
 
 
@@ -62,11 +61,6 @@ class DeferredReweighting(nn.Module):
     def current(self) -> SoftmaxLoss:
         """The loss in force: unweighted or weighted."""
         return self.weighted if self.active else self.unweighted
-
-    @property
-    def options(self) -> Options:
-        """The options of the loss in force."""
-        return self.current.options
 
     def forward(
         self,

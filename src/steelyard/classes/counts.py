@@ -125,10 +125,15 @@ class ClassCounts:
                 ``torch.distributed`` is not initialised these counts are the whole.
 
         Raises:
-            ValueError: Ranks that differ in the number of classes or in the names; on every rank.
+            ValueError: Ranks that differ in the number of classes or in the names, on every rank;
+                or a group that this process is not in.
         """
         if not (dist.is_available() and dist.is_initialized()):
             return self
+        if dist.get_rank(group) < 0:
+            raise ValueError(
+                f"rank {dist.get_rank()} is not in the group: only its members merge their counts"
+            )
         # As objects: ranks whose class numbers differ then get the error of `+`, not a hang.
         parts: list[Any] = [None] * dist.get_world_size(group)
         dist.all_gather_object(parts, self, group)
