@@ -421,5 +421,5 @@ def whole_world() -> None:
 if __name__ == "__main__":  # under torchrun
     dist.init_process_group("gloo")
     whole_world()
-    print(f"rank {dist.get_rank()} of {dist.get_world_size()} agrees")
+    print(f"rank {dist.get_rank()} of {dist.get_world_size()} agrees\n", end="")  # in one write
     dist.destroy_process_group()

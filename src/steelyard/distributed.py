@@ -165,7 +165,9 @@ class ExactMean(nn.Module):
         return total
 
     @torch.no_grad()
-    def divide_grads_(self, parameters: Tensor | Iterable[Tensor]) -> Tensor:
+    def divide_grads_(
+        self, parameters: Tensor | Iterable[Tensor], *, loss_scale: float = 1.0
+    ) -> Tensor:
         """Make the accumulated gradients those of the mean, in place, and begin a new step.
 
         Every rank of the group calls this once per step, after its last backward; one number is
@@ -173,6 +175,8 @@ class ExactMean(nn.Module):
 
         Args:
             parameters: all parameters that the step trains, or one of them alone.
+            loss_scale: what every loss was multiplied by before its backward and the gradients
+                still carry, such as 1/k where a trainer divides by k accumulation steps.
 
         Returns:
             What the whole step's mean divides by, a float64 0-d tensor: losses that were
@@ -194,7 +198,7 @@ class ExactMean(nn.Module):
         ranks = _check(self.loss, self.group, self.gradients)
         mass = _over_ranks(self._mass, self.group)
         self.reset()
-        divisor = mass / ranks if self.gradients == "average" else mass
+        divisor = loss_scale * (mass / ranks if self.gradients == "average" else mass)
         divisor = divisor.masked_fill(divisor == 0, math.inf)
         for parameter in parameters:
             if parameter.grad is not None:
