@@ -73,7 +73,15 @@ def _rank(
     work: Callable[..., Any],
     args: tuple[Any, ...],
 ) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    # What torchrun tells its processes, for the trainers that ask.
+    here = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": world_size,
+        "LOCAL_WORLD_SIZE": world_size,
+    }
+    os.environ.update({name: str(value) for name, value in here.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1", GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     try:

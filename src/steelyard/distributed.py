@@ -218,13 +218,18 @@ def _listed(given: Iterable[Any]) -> list[Any]:
     return [given] if isinstance(given, Tensor) else list(given)
 
 
-def _check(loss: CountedLoss, group: "dist.ProcessGroup | None", gradients: str) -> int:
-    """The number of ranks that share a step, or an error."""
+def check_counted(loss: CountedLoss) -> None:
+    """Raise a TypeError unless the loss knows its denominator."""
     if not hasattr(loss, "denominator"):
         raise TypeError(
             f"loss is a {type(loss).__module__}.{type(loss).__name__}, which does not know what "
             "its mean divides by: expected a loss of steelyard, such as sy.CrossEntropyLoss"
         )
+
+
+def _check(loss: CountedLoss, group: "dist.ProcessGroup | None", gradients: str) -> int:
+    """The number of ranks that share a step, or an error."""
+    check_counted(loss)
     if gradients not in _GRADIENTS:
         known = " or ".join(map(repr, _GRADIENTS))
         raise ValueError(

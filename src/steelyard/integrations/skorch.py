@@ -84,9 +84,8 @@ class NeuralNetClassifier(skorch.NeuralNetClassifier):  # type: ignore[misc]
             return keywords
         if keywords.get("class_counts") == "train":
             keywords["class_counts"] = self.class_counts_
-        scheme: Any = keywords.get("weight")
-        if isinstance(scheme, str):
-            keywords["weight"] = class_weights(self.class_counts_, scheme)
+        if isinstance(keywords.get("weight"), str):
+            keywords["weight"] = class_weights(self.class_counts_, keywords["weight"])
         return keywords
 
     def _count(self, X: Any, y: Any) -> None:  # noqa: N803

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from steelyard.distributed import CountedLoss, step_denominator
+from steelyard.distributed import CountedLoss, check_counted, step_denominator
 from steelyard.integrations import needs
 
 with needs("transformers", "transformers[torch]>=5.0"):
@@ -47,13 +47,17 @@ class ExactMeanMixin:
     args: Any
 
     def __init__(self, *args: Any, loss: CountedLoss, **kwargs: Any) -> None:
+        check_counted(loss)
         super().__init__(*args, **kwargs)
         _refuse_other_losses(self)
         self.model_accepts_loss_kwargs = True
         self.loss = loss.to(self.args.device) if isinstance(loss, nn.Module) else loss
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, _: torch.device
+        self,
+        epoch_iterator: Iterator[Any],
+        num_batches: int,
+        device: torch.device,  # noqa: ARG002
     ) -> tuple[list[Any], Tensor | None]:
         """The micro-batches of a step, and in the place of their count the denominator."""
         batches = list(islice(epoch_iterator, num_batches))
