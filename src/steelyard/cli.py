@@ -128,6 +128,9 @@ def _add_compare(commands: Commands) -> None:
         metavar="N",
         help="processes on this machine (%(default)s)",
     )
+    compare.add_argument(
+        "--group", type=int, metavar="TRIALS", help="trained as one stack; default: by the memory"
+    )
     compare.add_argument("--backend", default="local", help="local, dask or ray (%(default)s)")
     compare.add_argument("--address", metavar="URL", help="the cluster's scheduler")
     compare.add_argument("--json", action="store_true", help="print results.json instead of tables")

@@ -16,7 +16,7 @@ from steelyard.compare.api import write_results
 from steelyard.compare.candidates import choose
 from steelyard.compare.console import LiveTable, PlainLines, print_results
 from steelyard.compare.data import load, load_digits
-from steelyard.compare.run import check_backend, run_study
+from steelyard.compare.runner import check_backend, run_study
 from steelyard.compare.store import FILE
 from steelyard.compare.study import Study
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import steelyard as sy
 from steelyard.compare.candidates import BASELINE, candidate, draw_trials
 from steelyard.compare.data import Data
 from steelyard.compare.network import Networks
@@ -23,6 +22,7 @@ from steelyard.compare.prepare import Prepared, prepare
 from steelyard.compare.scores import SELECTORS, confusion_matrix, score_predictions
 from steelyard.compare.study import Study, Trial
 from steelyard.compare.train import Plan, Rows, batch_size_for, train
+from steelyard.losses import adjust_logits
 
 CURVE_POINTS = 20
 Cell = dict[str, Any]
@@ -95,7 +95,8 @@ def _run_group(
         stack = _Stack(study, group, seeds, [prepared[seed] for seed in seeds])
         stack.train(advance)
         cells += stack.cells()
-    return cells
+    order = {cell: place for place, cell in enumerate(group.cells)}
+    return sorted(cells, key=lambda cell: order[cell["seed"], cell["candidate"]])
 
 
 def timed_group(
@@ -217,8 +218,7 @@ class _Stack:
                 cells.append(self._cell(s, name, places, scores[s, places], losses[s, places]))
             for name, run in groupby(self.post_hoc[s], key=lambda trial: trial.candidate):
                 cells.append(self._post_hoc_cell(s, name, list(run), losses[s]))
-        order = {cell: place for place, cell in enumerate(self.group.cells)}
-        return sorted(cells, key=lambda cell: order[cell["seed"], cell["candidate"]])
+        return cells
 
     def _cell(
         self,
@@ -270,7 +270,7 @@ class _Stack:
         counts = self.prepared[s].counts
         zero = torch.zeros(len(counts), dtype=self.dtype)
         adjust = torch.stack(
-            [-sy.adjust_logits(zero, counts, tau=trial.options["tau"]) for trial in trials]
+            [-adjust_logits(zero, counts, tau=trial.options["tau"]) for trial in trials]
         ).to(self.study.device)
         rows = Rows(self.validation.features[s : s + 1], self.validation.labels[s : s + 1])
         confusions = self._confusions(self.networks.select(s, places), rows, adjust.unsqueeze(0))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 from statsmodels.stats.multitest import multipletests
 
 from steelyard.compare.study import MINIMUM_SEEDS
@@ -64,7 +64,7 @@ def interval(values: Sequence[float | None], overlap: float) -> Interval:
     if len(known) == 1:
         return Interval(mean, None, None, None)
     std = float(known.std(ddof=1))
-    half = float(stats.t.ppf(1 - LEVEL / 2, len(known) - 1)) * _standard_error(known, overlap)
+    half = float(stdtrit(len(known) - 1, 1 - LEVEL / 2)) * _standard_error(known, overlap)
     return Interval(mean, std, mean - half, mean + half)
 
 
@@ -83,7 +83,7 @@ def p_value(differences: np.ndarray, overlap: float) -> float | None:
     if np.ptp(differences) < 1e-12:
         return 1.0
     t = differences.mean() / _standard_error(differences, overlap)
-    return float(2 * stats.t.sf(abs(t), len(differences) - 1))
+    return float(2 * stdtr(len(differences) - 1, -abs(t)))
 
 
 def compare(
