@@ -205,7 +205,7 @@ def explain_engine(
 
     Example:
         >>> explain_engine(torch.randn(8, 3), torch.zeros(8, dtype=torch.long)).engine
-        'reference'
+        'blocked'
     """
     options = Options(engine=engine, label_smoothing=label_smoothing)
     check_shapes(logits, target)
