@@ -49,7 +49,7 @@ def _dask_client(address: str | None) -> Any:
     except ImportError as error:
         raise StudyError("--backend dask needs pip install 'dask[distributed]'") from error
     try:
-        return Client(address, timeout=10, set_as_default=False)
+        return Client(address, timeout=5, set_as_default=False)
     except (OSError, TimeoutError) as error:
         raise StudyError(f"no Dask scheduler answers at {address}") from error
 
