@@ -120,7 +120,19 @@ def test_the_database_names_its_tables(tmp_path):
 
 
 # One group for each of twenty seeds, a quarter of a second each.
-ARGUMENTS = ["compare", "--loss", "focal", "--seeds", "20", "--draws", "2", "--epochs", "20", "--group", "8"]
+ARGUMENTS = [
+    "compare",
+    "--loss",
+    "focal",
+    "--seeds",
+    "20",
+    "--draws",
+    "2",
+    "--epochs",
+    "20",
+    "--group",
+    "8",
+]
 
 
 def command(folder):
