@@ -108,16 +108,16 @@ class _Job(NamedTuple):
     def scratch(self) -> Tensor:
         """Room for one tile."""
         n, classes, s = self.logits.shape
-        return self.logits.new_empty(min(n * s, max(1, TILE // classes)) * classes, dtype=self.dtype)
+        return self.logits.new_empty(
+            min(n * s, max(1, TILE // classes)) * classes, dtype=self.dtype
+        )
 
 
 def _forward(job: _Job, kept: Tensor | None, totals: Tensor | None) -> Tensor:
-    """log p_y (N, S), leaving e in ``kept`` and s in ``totals`` where these are given."""
+    """Log p_y (N, S), leaving e in ``kept`` and s in ``totals`` where these are given."""
     result = job.logits.new_empty(job.target.shape, dtype=job.dtype)
     scratch = job.scratch() if kept is None else None
-    for logits, target, log_p, e, total in job.tiles(
-        job.logits, job.target, result, kept, totals
-    ):
+    for logits, target, log_p, e, total in job.tiles(job.logits, job.target, result, kept, totals):
         if e is None:
             e = scratch[: logits.numel()].view(logits.shape)
         ignored = target == job.ignore_index
