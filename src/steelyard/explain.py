@@ -160,20 +160,23 @@ def explain(
     """
     if isinstance(loss, DeferredReweighting):
         loss = loss.current
+    if not isinstance(loss, SoftmaxLoss):
+        raise TypeError(f"loss is a {type(loss).__name__}, expected a loss of steelyard")
     check_shapes(logits, target)
     expected = loss(logits, target, sample_weight, denominator).detach().double()
     if target.is_floating_point():
         _check_probabilities(target)
     single = logits.ndim == 1
+    wide, aim = logits.detach().cpu().double(), target.detach().cpu()
+    if single:
+        wide, aim = wide.unsqueeze(0), aim.unsqueeze(0)
     # Classes last: one row per position.
-    wide = logits.detach().double().unsqueeze(0) if single else logits.detach().double()
-    aim = target.detach().unsqueeze(0) if single else target.detach()
     shape = wide.shape[:1] + wide.shape[2:]
     rows = wide.movedim(1, -1).flatten(0, -2)
     aims = aim.movedim(1, -1).flatten(0, -2) if aim.is_floating_point() else aim.flatten()
     factors = torch.ones(shape, dtype=torch.float64)
     if sample_weight is not None:
-        factors = check_sample_weight(sample_weight, shape).double()
+        factors = check_sample_weight(sample_weight, shape).detach().cpu().double()
     places = [tuple(place) for place in torch.ones(shape).nonzero().tolist()]
     form = loss.form.fit(wide)
     positions = tuple(

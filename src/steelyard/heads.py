@@ -40,8 +40,15 @@ class CosineLinear(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Cosines (…, out_features) of features (…, in_features)."""
-        return F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
+        return F.linear(_unit(features), _unit(self.weight))
 
     def extra_repr(self) -> str:
         """The sizes."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Vectors (…, features) brought to length 1; those of length 0 stay."""
+    # In half precision squares overflow, and normalize's guard against 0 is itself 0.
+    wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    return F.normalize(wide, dim=-1).to(vectors.dtype)

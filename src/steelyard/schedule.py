@@ -5,6 +5,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from steelyard.losses.module import SoftmaxLoss
+from steelyard.losses.options import check_number
 from steelyard.losses.vectors import PerClass
 
 
@@ -20,7 +21,8 @@ class DeferredReweighting(nn.Module):
         start: the first weighted epoch, counted as :meth:`set_epoch` counts.
 
     Raises:
-        ValueError: the loss has weights already, or start is negative.
+        TypeError: not a loss of this library.
+        ValueError: the loss has weights already, they do not fit it, or start is negative.
 
     Example:
         >>> loss = DeferredReweighting(CrossEntropyLoss(), weight=[1.0, 9.0], start=160)
@@ -41,8 +43,7 @@ class DeferredReweighting(nn.Module):
                 f"{type(loss).__name__} has class weights of its own, so it would be weighted "
                 "from the first epoch: give the weights to DeferredReweighting alone"
             )
-        if start < 0:
-            raise ValueError(f"start={start!r} is not an epoch: expected an integer ≥ 0")
+        check_number("start", start, 0)
         self.unweighted = loss
         self.weighted = loss.with_weight(weight)
         self.start = start
@@ -70,7 +71,11 @@ class DeferredReweighting(nn.Module):
         denominator: float | Tensor | None = None,
     ) -> Tensor:
         """The loss in force; arguments and errors as for :meth:`SoftmaxLoss.forward`."""
-        return cast("Tensor", self.current(logits, target, sample_weight, denominator))
+        loss = cast("Tensor", self.current(logits, target, sample_weight, denominator))
+        if not self.active:
+            # A weight of the wrong length is refused now rather than in epoch ``start``.
+            self.weighted.form.fit(logits.unsqueeze(0) if logits.ndim == 1 else logits)
+        return loss
 
     def denominator(self, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """What the mean of the loss in force divides by; see :meth:`SoftmaxLoss.denominator`."""

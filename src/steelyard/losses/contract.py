@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from steelyard import ops
-from steelyard.losses.options import Options
+from steelyard.losses.options import Options, check_number
 from steelyard.losses.vectors import fit, readable
 
 Tail = Callable[[Tensor, Any], Tensor]
@@ -47,6 +47,14 @@ class Form(NamedTuple):
         """Whether the tail's parameter differs between classes."""
         return isinstance(self.parameter, Tensor) and self.parameter.ndim > 0
 
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes the vectors speak of; None where there are none."""
+        for vector in (self.parameter, self.weight, self.scale, self.bias, self.margin):
+            if isinstance(vector, Tensor) and vector.ndim > 0:
+                return vector.shape[0]
+        return None
+
     def fit(self, logits: Tensor) -> "Form":
         """The same with every vector of length C, in the dtype and on the device of logits."""
         like = logits.new_empty(0, dtype=ops.compute_dtype(logits))
@@ -59,7 +67,8 @@ class Form(NamedTuple):
         if weight is not None:
             weight = fit("weight", weight, num_classes, like, others_are_one=self.others_are_one)
         if isinstance(parameter, Tensor) and parameter.ndim > 0:
-            parameter = fit("the per-class parameter", parameter, num_classes, like)
+            # The one parameter that any loss takes per class.
+            parameter = fit("gamma", parameter, num_classes, like)
         return self._replace(
             weight=weight,
             parameter=parameter,
@@ -212,10 +221,11 @@ def mean_denominator(
 
 def class_weight_of(index: Tensor, weight: Tensor, others_are_one: bool) -> Tensor:
     """The weight of each position's class; classes beyond the end of a dict's weigh 1."""
-    if not others_are_one or weight.shape[0] == 0:
-        return weight[index] if weight.shape[0] else torch.ones_like(index, dtype=weight.dtype)
-    beyond = index >= weight.shape[0]
-    return weight[index.masked_fill(beyond, 0)].masked_fill(beyond, 1)
+    if others_are_one:
+        weight = torch.cat([weight, weight.new_ones(1)])
+        index = index.clamp(max=len(weight) - 1)
+    # Unlike weight[index] this refuses a negative class, which would count from the end.
+    return weight.index_select(0, index.flatten()).view(index.shape)
 
 
 def divide(total: Tensor, denominator: float | Tensor, empty: str) -> Tensor:
@@ -227,9 +237,8 @@ def divide(total: Tensor, denominator: float | Tensor, empty: str) -> Tensor:
                 "tensor: sum it first"
             )
         denominator = denominator.to(total.device, total.dtype, non_blocking=True)
-    elif not 0 <= denominator < math.inf:
-        raise ValueError(f"denominator={denominator!r} is not a finite number ≥ 0")
     else:
+        check_number("denominator", denominator, 0)
         denominator = total.new_full((), denominator)
     if empty == "nan":
         return total / denominator
@@ -240,15 +249,7 @@ def divide(total: Tensor, denominator: float | Tensor, empty: str) -> Tensor:
 
 def check_shapes(logits: Any, target: Any) -> None:
     """Raise unless logits are floating and target, whatever was given, fits them."""
-    if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        raise TypeError(
-            f"logits are {_described(logits)}, expected a floating-point tensor (N, C, …) or (C,)"
-        )
-    if logits.ndim == 0 or logits.shape[min(1, logits.ndim - 1)] == 0:
-        raise ValueError(
-            f"logits have shape {tuple(logits.shape)}, expected (N, C), (N, C, d1, …) or (C,) "
-            "with at least one class"
-        )
+    check_logits(logits)
     if not isinstance(target, Tensor):
         raise TypeError(f"target is {_described(target)}, expected a tensor: torch.as_tensor(…)")
     positions = logits.shape[:1] + logits.shape[2:] if logits.ndim > 1 else logits.shape[:0]
@@ -272,6 +273,19 @@ def check_shapes(logits: Any, target: Any) -> None:
         f"class indices of shape {tuple(positions)} or probabilities of shape "
         f"{tuple(logits.shape)}{_shape_hint(logits, target, positions)}"
     )
+
+
+def check_logits(logits: Any) -> None:
+    """Raise unless logits are floating, with a dimension of classes."""
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise TypeError(
+            f"logits are {_described(logits)}, expected a floating-point tensor (N, C, …) or (C,)"
+        )
+    if logits.ndim == 0 or logits.shape[min(1, logits.ndim - 1)] == 0:
+        raise ValueError(
+            f"logits have shape {tuple(logits.shape)}, expected (N, C), (N, C, d1, …) or (C,) "
+            "with at least one class"
+        )
 
 
 def check_sample_weight(sample_weight: Any, positions: torch.Size) -> Tensor:

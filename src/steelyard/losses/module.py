@@ -25,17 +25,19 @@ def weighted(form: Form, weight: PerClass | None) -> Form:
     if weight is None:
         return form
     values, others_are_one = read_class_vector("weight", weight)
-    if form.weight is None:
-        return form._replace(weight=values, others_are_one=others_are_one)
-    length = form.weight.shape[0]
-    if others_are_one and len(values) < length:
-        values = torch.cat([values, values.new_ones(length - len(values))])
-    if len(values) != length:
-        raise ValueError(
-            f"weight has {len(values)} values, but class_counts has {length} classes: give one "
-            "value per class"
-        )
-    return form._replace(weight=form.weight * values)
+    length = form.num_classes
+    if length is not None:
+        if others_are_one and len(values) < length:
+            values = torch.cat([values, values.new_ones(length - len(values))])
+        if len(values) != length:
+            raise ValueError(
+                f"weight has {len(values)} values, but the loss has {length} classes: give one "
+                "value per class"
+            )
+        others_are_one = False
+    if form.weight is not None:
+        values = form.weight.to(values.device) * values
+    return form._replace(weight=values, others_are_one=others_are_one)
 
 
 def softmax_loss(
@@ -94,10 +96,12 @@ class SoftmaxLoss(nn.Module):
 
     def with_weight(self, weight: PerClass) -> Self:
         """A copy of this loss with these class weights in the place of its own."""
-        values, others_are_one = read_class_vector("weight", weight)
+        form = weighted(self.form._replace(weight=None), weight)
+        if form.weight is None:
+            raise TypeError("weight is None: expected one number per class")
         copied = deepcopy(self)
-        copied.weight = values.detach().clone()
-        copied._form = copied._form._replace(others_are_one=others_are_one)
+        copied.weight = form.weight.detach().clone()
+        copied._form = copied._form._replace(others_are_one=form.others_are_one)
         copied._shown["weight"] = weight
         return copied
 

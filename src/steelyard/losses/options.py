@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, get_type_hints
 
 from torch import Tensor
 
-from steelyard.losses.vectors import PerClass
+from steelyard.losses.vectors import PerClass, readable
 from steelyard.ops import ENGINES
 
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -85,12 +85,7 @@ class Options:
                 f"ignore_index={self.ignore_index!r} is not an integer: give a class index that "
                 "stands for positions to ignore, by default -100"
             ) from None
-        # A tensor comes from a stack of trials under vmap, where values cannot be read.
-        if not isinstance(self.label_smoothing, Tensor) and not 0 <= self.label_smoothing <= 1:
-            raise ValueError(
-                f"label_smoothing={self.label_smoothing!r} is outside [0, 1]: it is the share of "
-                "the target that is spread evenly over all classes"
-            )
+        check_number("label_smoothing", self.label_smoothing, 0, 1)
 
     @property
     def smooths(self) -> bool:
@@ -124,12 +119,18 @@ def refuse_unknown(given: Collection[str], public: Callable[..., Any]) -> None:
 def check_number(
     name: str, value: float | Tensor, low: float, high: float = math.inf, *, open_low: bool = False
 ) -> None:
-    """Raise a ValueError unless value is finite and in [low, high], or (low, high]."""
-    # Stacked trials hand in one tensor for many trials: nothing to read, nothing to check.
+    """Raise a ValueError unless value is a finite number in [low, high], or (low, high]."""
     if isinstance(value, Tensor):
-        return
-    inside = low < value <= high if open_low else low <= value <= high
-    if not (inside and math.isfinite(value)):
+        # Stacked trials hand in one tensor for many trials: nothing to read, nothing to check.
+        if value.ndim > 0 or not readable(value):
+            return
+        value = float(value)
+    try:
+        inside = low < value <= high if open_low else low <= value <= high
+    except TypeError:
+        raise TypeError(f"{name}={value!r} is not a number") from None
+    # Compared, for torch.compile has no isfinite of a number that it keeps symbolic.
+    if not (inside and -math.inf < value < math.inf):
         start = f"{'(' if open_low or math.isinf(low) else '['}{low:g}"
         end = f"{high:g}{')' if math.isinf(high) else ']'}"
         raise ValueError(f"{name}={value!r} is not in {start}, {end}")

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard.classes import ClassCountsLike
+from steelyard.losses.contract import check_logits
 from steelyard.losses.options import check_number
 from steelyard.losses.priors import log_prior
 from steelyard.losses.vectors import PerClass, fit, read_class_vector
@@ -29,6 +30,7 @@ def adjust_logits(logits: Tensor, class_counts: ClassCountsLike, tau: float = 1.
         A new tensor of the logits' shape; float32 for half precisions.
 
     Raises:
+        TypeError: logits are not a floating tensor.
         ValueError: tau is not finite, or the number of classes differs.
 
     Example:
@@ -38,6 +40,7 @@ def adjust_logits(logits: Tensor, class_counts: ClassCountsLike, tau: float = 1.
     Reference:
         Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv:2007.07314.
     """
+    check_logits(logits)
     check_number("tau", tau, float("-inf"))
     return _minus_per_class(logits, "class_counts", tau * log_prior(class_counts))
 
@@ -56,12 +59,14 @@ def unweight_logits(logits: Tensor, weight: PerClass) -> Tensor:
         A new tensor of the logits' shape; float32 for half precisions.
 
     Raises:
+        TypeError: logits are not a floating tensor.
         ValueError: a weight of 0, whose class was never learnt, or another number of classes.
 
     Example:
         >>> unweight_logits(torch.tensor([[0.0, 0.0]]), [1.0, 3.0]).softmax(1)
         tensor([[0.7500, 0.2500]])
     """
+    check_logits(logits)
     values, others_are_one = read_class_vector("weight", weight)
     if (values == 0).any():
         raise ValueError(

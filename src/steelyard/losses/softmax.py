@@ -4,6 +4,7 @@ p is always the softmax of the (edited) logits, never weighted; t is the target,
 indices. Options that every loss takes are described in :mod:`steelyard.losses`.
 """
 
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 import torch
@@ -91,11 +92,17 @@ class CrossEntropyLoss(SoftmaxLoss):
 
 
 def _focal_parameter(gamma: float | PerClass) -> float | Tensor:
-    if isinstance(gamma, int | float) or (isinstance(gamma, Tensor) and gamma.ndim == 0):
-        gamma = gamma if isinstance(gamma, Tensor) else float(gamma)
-        check_number("gamma", gamma, 0)
-        return gamma
-    return read_class_vector("gamma", gamma).values
+    given: Any = gamma  # a NumPy scalar is neither an int nor a float, but 0-dimensional
+    if isinstance(given, int | float) or getattr(given, "ndim", 1) == 0:
+        number: float | Tensor = given if isinstance(given, Tensor) else float(given)
+        check_number("gamma", number, 0)
+        return number
+    if isinstance(given, Mapping):
+        raise TypeError(
+            f"gamma={gamma!r} is a dict, and the classes left out would have no gamma: give one "
+            "number, or a list with one number per class"
+        )
+    return read_class_vector("gamma", given).values
 
 
 def _focal(gamma: float | PerClass) -> Form:
@@ -217,7 +224,7 @@ def generalized_cross_entropy_loss(
 
     Example:
         >>> generalized_cross_entropy_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([1]))
-        tensor(1.1035)
+        tensor(1.1062)
 
     Reference:
         Zhang and Sabuncu, Generalized cross entropy loss for training deep neural networks with
@@ -272,7 +279,7 @@ def class_balanced_loss(
     Example:
         >>> logits, target = torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])
         >>> class_balanced_loss(logits, target, class_counts=[900, 100])
-        tensor(1.9114)
+        tensor(1.9197)
 
     Reference:
         Cui et al., Class-balanced loss based on effective number of samples, CVPR 2019,
@@ -514,7 +521,7 @@ def vs_loss(
     Example:
         >>> logits, target = torch.tensor([[1.0, 2.0]]), torch.tensor([1])
         >>> vs_loss(logits, target, class_counts=[900, 100])
-        tensor(2.2008)
+        tensor(2.2715)
 
     Reference:
         Kini et al., Label-imbalanced and group-sensitive classification under

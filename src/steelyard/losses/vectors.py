@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import TypeAliasType  # which torch brings: signatures show its name
 
+from steelyard.classes import ClassCounts
+
 
 class Array(Protocol):
     """A NumPy array, or a column of a data frame."""
@@ -87,6 +89,11 @@ def fit(
 
 
 def _to_tensor(name: str, given: Any) -> Tensor:
+    if isinstance(given, ClassCounts):
+        raise TypeError(
+            f"{name} is given as ClassCounts, which are not weights, but what weights are made "
+            "of: class_weights(counts) makes them"
+        )
     if isinstance(given, Tensor):
         if given.is_complex():
             raise TypeError(f"{name} is complex: expected real numbers, one per class")
@@ -94,6 +101,8 @@ def _to_tensor(name: str, given: Any) -> Tensor:
             return given
         return given.to(torch.float32 if given.is_floating_point() else torch.float64)
     try:
+        if isinstance(given, set | frozenset):
+            raise TypeError  # it has no order
         # tolist() is what NumPy arrays and data-frame columns share; it loses no digit.
         numbers = given.tolist() if hasattr(given, "tolist") else list(given)
         return torch.tensor(numbers, dtype=torch.float64)
@@ -113,6 +122,8 @@ def _spread(name: str, given: Mapping[int, float]) -> Tensor:
             )
     values = [1.0] * (max(given, default=-1) + 1)
     for key, number in given.items():
+        if not hasattr(number, "__float__"):
+            raise TypeError(f"{name} of class {key} is {number!r}: expected a number")
         values[key] = float(number)
     return torch.tensor(values, dtype=torch.float64)
 

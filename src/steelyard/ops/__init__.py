@@ -6,9 +6,10 @@ An engine is a module with ``row_logprob`` (the log-probability of the target cl
 
 from typing import NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from steelyard.ops import reference
+from steelyard.ops import blocked, reference
 from steelyard.ops.edit import Edit, along_classes, compute_dtype
 
 __all__ = [
@@ -22,7 +23,7 @@ __all__ = [
     "row_logprob",
 ]
 
-ENGINES = ("auto", "reference")
+ENGINES = ("auto", "reference", "blocked")
 
 
 class EngineChoice(NamedTuple):
@@ -32,11 +33,7 @@ class EngineChoice(NamedTuple):
     reason: str
 
 
-def choose_engine(
-    engine: str,
-    logits: Tensor,  # noqa: ARG001 (what the choice between several engines will look at)
-    all_classes: bool,  # noqa: ARG001
-) -> EngineChoice:
+def choose_engine(engine: str, logits: Tensor, all_classes: bool) -> EngineChoice:
     """The engine that a loss uses for these logits.
 
     Args:
@@ -46,10 +43,45 @@ def choose_engine(
 
     Returns:
         The engine's name and the reason in words.
+
+    Raises:
+        RuntimeError: the engine that was asked for cannot do this.
     """
+    if engine == "reference":
+        return EngineChoice(engine, "asked for by name")
+    obstacle = _blocked_obstacle(logits, all_classes)
     if engine == "auto":
-        return EngineChoice("reference", "plain torch is the only engine so far")
+        if obstacle is None:
+            return EngineChoice("blocked", "the logits are on the CPU")
+        return EngineChoice("reference", f"blocked cannot: {obstacle}")
+    if obstacle is not None:
+        raise RuntimeError(
+            f"engine={engine!r} cannot do this: {obstacle}. engine='auto' takes the fastest that "
+            "can, engine='reference' does everything"
+        )
     return EngineChoice(engine, "asked for by name")
+
+
+def _blocked_obstacle(logits: Tensor, all_classes: bool) -> str | None:
+    """Why the blocked engine cannot do it, if it cannot."""
+    if logits.device.type != "cpu":
+        return f"the logits are on {logits.device}, it works on the CPU"
+    if all_classes:
+        return "smoothing and probabilities need log p of every class, it has that of the target"
+    return _tracing_obstacle(logits)
+
+
+def _tracing_obstacle(logits: Tensor) -> str | None:
+    """What stands between an engine and plain memory, if anything does."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "the call is being traced into a graph, which fuses the plain formula"
+    if torch._C._are_functorch_transforms_active():
+        return "a torch.func transform is active"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "forward-mode differentiation is active"
+    if type(logits) not in (Tensor, nn.Parameter) or torch._C._len_torch_dispatch_stack() > 0:
+        return "the logits are not a plain tensor, or a dispatch mode watches every operation"
+    return None
 
 
 def row_logprob(
@@ -62,6 +94,8 @@ def row_logprob(
         rows = logits.movedim(1, -1)
         log_p = row_logprob(rows.flatten(0, -2), target.flatten(), edit, ignore_index, engine)
         return log_p.view(target.shape)
+    if choose_engine(engine, logits, all_classes=False).engine == "blocked":
+        return blocked.row_logprob(logits, target, edit, ignore_index)
     return reference.row_logprob(logits, target, edit, ignore_index)
 
 

@@ -1,0 +1,301 @@
+"""The command `steelyard`: compare, weights, explain, report.
+
+Only torch is needed to start it; what a subcommand needs beyond is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+import steelyard as sy
+from steelyard.losses import SoftmaxLoss
+
+PROGRAM = "steelyard"
+REFUSED, INTERRUPTED = 2, 130
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done; the message is all the user sees."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, 2 for what cannot be done, 130 for Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+    except UsageError as error:
+        return _refuse(str(error))
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == PROGRAM:
+            raise
+        return _refuse(
+            f"this needs {error.name}, which is not installed: pip install 'steelyard[compare]'"
+        )
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `steelyard … | head` is no mistake
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def _refuse(message: str) -> int:
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    return REFUSED
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as the other errors do."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(REFUSED, f"{PROGRAM}: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Losses, class weights and honest comparisons for imbalanced classes.",
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {sy.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_add_compare, _add_weights, _add_explain, _add_report):
+        add(commands)
+    return parser
+
+
+Commands = Any  # argparse keeps the type of its subparsers to itself
+
+
+def _add_compare(commands: Commands) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="train every loss on your data and say which is better than cross-entropy",
+        description="Train one small network per loss, tuning draw and seed, choose the draws on "
+        "validation rows, and judge them on test rows. Interrupted, the same command resumes.",
+    )
+    compare.add_argument(
+        "data",
+        nargs="?",
+        type=Path,
+        metavar="DATA",
+        help="CSV, TSV, Parquet, or NPZ with X and y; default: scikit-learn's digits, made "
+        "long-tailed",
+    )
+    compare.add_argument("--target", metavar="COLUMN", help="the column that holds the classes")
+    compare.add_argument(
+        "--loss",
+        action="append",
+        metavar="NAME",
+        dest="losses",
+        help="a candidate; repeat for more. The baselines are always in the study",
+    )
+    compare.add_argument("--seeds", type=int, default=5, help="splits and trainings (%(default)s)")
+    compare.add_argument(
+        "--draws", type=int, default=8, help="tuning draws per loss and seed (%(default)s)"
+    )
+    compare.add_argument(
+        "--epochs", type=int, default=60, help="passes over the rows (%(default)s)"
+    )
+    compare.add_argument("--hidden", type=int, default=64, help="hidden units (%(default)s)")
+    compare.add_argument("--batch-size", type=int, metavar="ROWS", help="default: by the rows")
+    compare.add_argument(
+        "--select",
+        default="balanced_accuracy",
+        metavar="SCORE",
+        help="what draws are chosen by and losses judged on (%(default)s)",
+    )
+    compare.add_argument("--device", default="cpu", help="where to train, as in cuda (%(default)s)")
+    compare.add_argument(
+        "--out",
+        type=Path,
+        default=Path("steelyard-results"),
+        metavar="DIR",
+        help="folder of results.json, report.html and the store (%(default)s)",
+    )
+    compare.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes on this machine (%(default)s)",
+    )
+    compare.add_argument(
+        "--group", type=int, metavar="TRIALS", help="trained as one stack; default: by the memory"
+    )
+    compare.add_argument("--backend", default="local", help="local, dask or ray (%(default)s)")
+    compare.add_argument("--address", metavar="URL", help="the cluster's scheduler")
+    compare.add_argument("--json", action="store_true", help="print results.json instead of tables")
+    compare.set_defaults(command=_compare)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from steelyard.compare.command import run_command
+    from steelyard.compare.study import StudyError
+
+    try:
+        run_command(options)
+    except StudyError as error:
+        raise UsageError(str(error)) from error
+
+
+def _add_weights(commands: Commands) -> None:
+    weights = commands.add_parser(
+        "weights",
+        help="count the classes of a file and print the weights of every scheme",
+        description="Count the classes of a file, however large, and print the weights of every "
+        "scheme with the line of Python to paste.",
+    )
+    weights.add_argument("data", type=Path, metavar="DATA", help="CSV, TSV, Parquet or NPZ")
+    weights.add_argument("--target", metavar="COLUMN", help="the column that holds the classes")
+    weights.add_argument("--json", action="store_true", help="print counts and weights as JSON")
+    weights.set_defaults(command=_weights)
+
+
+def _weights(options: argparse.Namespace) -> None:
+    from steelyard.compare.study import StudyError
+    from steelyard.compare.weights import print_weights
+
+    try:
+        print_weights(options.data, options.target, as_json=options.json)
+    except StudyError as error:
+        raise UsageError(str(error)) from error
+
+
+def _add_report(commands: Commands) -> None:
+    report = commands.add_parser(
+        "report",
+        help="write report.html again from results.json",
+        description="Write report.html again from the results.json in a folder.",
+    )
+    report.add_argument("folder", type=Path, metavar="DIR", help="the --out of a study")
+    report.set_defaults(command=_report)
+
+
+def _report(options: argparse.Namespace) -> None:
+    path = options.folder / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no {path}; `steelyard compare --out …` writes it") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} could not be read: {error}") from error
+    from steelyard.report import write
+
+    page = options.folder / "report.html"
+    write(results, page)
+    print(page)
+
+
+def _add_explain(commands: Commands) -> None:
+    explain = commands.add_parser(
+        "explain",
+        help="print the arithmetic of one loss value",
+        description="Print the arithmetic of one loss value, as one would do it by hand.",
+    )
+    explain.add_argument("--logits", required=True, metavar="JSON", help="as in '[[.9, .1]]'")
+    explain.add_argument("--target", required=True, metavar="JSON", help="as in '[0]'")
+    explain.add_argument(
+        "--loss",
+        default="cross-entropy",
+        metavar="NAME",
+        help=f"one of: {', '.join(losses_by_name())} (%(default)s)",
+    )
+    explain.add_argument("--weight", metavar="W,W,…", help="one number per class")
+    explain.add_argument("--class-counts", metavar="N,N,…", help="one count per class")
+    for name in ("gamma", "epsilon", "q", "tau", "beta", "max-margin", "scale", "label-smoothing"):
+        explain.add_argument(f"--{name}", type=float, metavar="X")
+    explain.add_argument("--ignore-index", type=int, metavar="CLASS")
+    for name in ("reduction", "mean-over", "empty", "engine"):
+        explain.add_argument(f"--{name}", metavar="NAME")
+    explain.add_argument("--sample-weight", metavar="JSON", help="one number per position")
+    explain.add_argument("--denominator", type=float, metavar="X")
+    explain.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    explain.set_defaults(command=_explain)
+
+
+_NOT_THE_LOSS = {
+    "command", "logits", "target", "loss", "sample_weight", "denominator", "json",
+}  # fmt: skip
+
+
+def _explain(options: argparse.Namespace) -> None:
+    names = losses_by_name()
+    if options.loss not in names:
+        raise UsageError(f"there is no loss {options.loss!r}; choose from: {', '.join(names)}")
+    keywords = {
+        name: value
+        for name, value in vars(options).items()
+        if name not in _NOT_THE_LOSS and value is not None
+    }
+    for name in ("weight", "class_counts"):
+        if name in keywords:
+            keywords[name] = _numbers(name, keywords[name])
+    sample_weight = options.sample_weight and _tensor("sample-weight", options.sample_weight)
+    try:
+        loss = names[options.loss](**keywords)
+        explanation = sy.explain(
+            loss,
+            _tensor("logits", options.logits).float(),
+            _tensor("target", options.target),
+            sample_weight=sample_weight,
+            denominator=options.denominator,
+        )
+    except (TypeError, ValueError, IndexError) as error:
+        raise UsageError(str(error)) from error
+    print(json.dumps(explanation.to_dict()) if options.json else explanation)
+
+
+def losses_by_name() -> dict[str, type[SoftmaxLoss]]:
+    """The public losses by their names here: `FocalLoss` is "focal"."""
+    classes = (getattr(sy, name) for name in sy.losses.__all__ if name.endswith("Loss"))
+    return {
+        _kebab(kind.__name__.removesuffix("Loss")): kind
+        for kind in classes
+        if kind is not SoftmaxLoss
+    }
+
+
+def _kebab(name: str) -> str:
+    """LogitAdjusted → logit-adjusted, LDAM → ldam."""
+    if name.isupper():
+        return name.lower()
+    return "".join(f"-{c.lower()}" if c.isupper() else c for c in name).lstrip("-")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # JSON has no .9, which is what people type
+        return ast.literal_eval(text)
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.strip("[] ").split(",")]
+    except ValueError as error:
+        option = name.replace("_", "-")
+        raise UsageError(
+            f"--{option} is {text!r}; expected one number per class, as in 1,2.5"
+        ) from error
+
+
+def _tensor(name: str, text: str) -> torch.Tensor:
+    try:
+        return torch.tensor(_parsed(text))
+    except (ValueError, TypeError, SyntaxError) as error:
+        raise UsageError(
+            f"--{name} is {text!r}; expected numbers as JSON, as in '[[0.9, 0.1], [0.8, 0.2]]'"
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

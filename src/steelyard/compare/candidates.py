@@ -1,0 +1,164 @@
+"""The candidates: which losses a study tries, and what each of them may tune.
+
+They are listed from the simplest to the most elaborate: among candidates that cannot be told
+apart, a verdict recommends the first.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from scipy.stats import qmc
+
+from steelyard.compare.study import Candidate, Range, StudyError, Trial
+
+# Drawn alike for every candidate: for one seed, draw k has one learning rate, one weight decay
+# and one smoothing, whichever loss it trains.
+SHARED = (
+    Range("learning_rate", 1e-3, 3e-2, 5e-3, "log"),
+    Range("weight_decay", 1e-4, 1e-1, 1e-2, "log"),
+    Range("label_smoothing", 0.0, 0.2, 0.0, "half"),
+)
+_TAU = Range("tau", 0.25, 2.0, 1.0)
+_MARGINS = (Range("max_margin", 0.1, 0.9, 0.5), Range("scale", 10.0, 40.0, 30.0, "log"))
+
+CANDIDATES = (
+    Candidate("cross-entropy", "Cross-entropy", "CrossEntropyLoss"),
+    Candidate("post-hoc", "Post-hoc logit adjustment", "CrossEntropyLoss", (_TAU,), post_hoc=True),
+    Candidate(
+        "weighted-cross-entropy",
+        "Weighted cross-entropy",
+        "CrossEntropyLoss",
+        (Range("power", 0.25, 1.0, 1.0),),
+    ),
+    Candidate("balanced-softmax", "Balanced softmax", "BalancedSoftmaxLoss", counts=True),
+    Candidate("logit-adjusted", "Logit-adjusted", "LogitAdjustedLoss", (_TAU,), counts=True),
+    Candidate("focal", "Focal", "FocalLoss", (Range("gamma", 0.5, 5.0, 2.0),)),
+    Candidate(
+        "class-balanced",
+        "Class-balanced",
+        "ClassBalancedLoss",
+        (Range("beta", 0.9, 0.9999, 0.9999, "complement"),),
+        counts=True,
+    ),
+    Candidate("poly", "Poly-1", "PolyLoss", (Range("epsilon", -1.0, 4.0, 1.0),)),
+    Candidate(
+        "generalized-cross-entropy",
+        "Generalised cross-entropy",
+        "GeneralizedCrossEntropyLoss",
+        (Range("q", 0.1, 1.0, 0.7),),
+    ),
+    Candidate(
+        "vs",
+        "Vector scaling",
+        "VSLoss",
+        (Range("gamma", 0.0, 0.5, 0.3), _TAU),
+        counts=True,
+    ),
+    Candidate("ldam", "LDAM", "LDAMLoss", _MARGINS, counts=True, head="cosine"),
+    Candidate(
+        "ldam-drw",
+        "LDAM, deferred weights",
+        "LDAMLoss",
+        _MARGINS,
+        counts=True,
+        head="cosine",
+        deferred=True,
+    ),
+)
+BASELINE = "cross-entropy"
+# A fancier loss must have something to beat, so these are in every study.
+ALWAYS = (BASELINE, "post-hoc", "weighted-cross-entropy")
+DEFAULT = (
+    *ALWAYS,
+    "balanced-softmax",
+    "logit-adjusted",
+    "focal",
+    "class-balanced",
+    "vs",
+    "ldam-drw",
+)
+_BY_NAME = {candidate.name: candidate for candidate in CANDIDATES}
+
+
+def candidate(name: str) -> Candidate:
+    """The candidate of that name.
+
+    Raises:
+        StudyError: there is none; the message lists the names.
+    """
+    if name not in _BY_NAME:
+        near = difflib.get_close_matches(name, _BY_NAME, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise StudyError(
+            f"there is no loss called {name!r}.{hint} Choose from: {', '.join(_BY_NAME)}"
+        )
+    return _BY_NAME[name]
+
+
+def choose(names: Sequence[str] | None) -> tuple[str, ...]:
+    """The candidates of a study: those asked for and the baselines, simplest first."""
+    wanted = {candidate(name).name for name in (names or DEFAULT)} | set(ALWAYS)
+    return tuple(item.name for item in CANDIDATES if item.name in wanted)
+
+
+def draw_trials(names: Iterable[str], seed: int, draws: int) -> list[Trial]:
+    """Every trial of one seed: the same number of draws for each candidate.
+
+    The draws are the points of a scrambled Halton sequence, which fills the space evenly for
+    any number of draws. Its first columns are learning rate, weight decay and smoothing, so
+    these agree across candidates. Draw 0 is not a point of the sequence: it is the defaults.
+    """
+    chosen = [candidate(name) for name in names]
+    columns = len(SHARED) + max(len(item.space) for item in chosen)
+    points = qmc.Halton(columns, rng=np.random.default_rng([seed, 1])).random(max(draws - 1, 1))
+    return [
+        Trial(item.name, seed, k, _options((*SHARED, *item.space), points, k))
+        for item in chosen
+        for k in range(draws)
+    ]
+
+
+def _options(space: Sequence[Range], points: np.ndarray, k: int) -> dict[str, float]:
+    if k == 0:
+        return {item.name: item.default for item in space}
+    return {item.name: item.at(float(points[k - 1, j])) for j, item in enumerate(space)}
+
+
+def python_lines(item: Candidate, options: Mapping[str, float]) -> str:
+    """The lines of Python that use this candidate with these options."""
+    keywords = {r.name: options[r.name] for r in item.space if r.name != "power"}
+    if options.get("label_smoothing"):
+        keywords["label_smoothing"] = options["label_smoothing"]
+    if item.post_hoc:
+        tau = keywords.pop("tau")
+        loss = _call(item.loss, keywords)
+        after = f"logits = sy.adjust_logits(logits, class_counts, tau={tau:g})  # at prediction"
+        return "\n".join(["import steelyard as sy", _COUNTS, f"loss = {loss}", after])
+    lines = ["import steelyard as sy"]
+    if item.counts or item.weighted or item.deferred:
+        lines.append(_COUNTS)
+    if item.weighted:
+        power = f'sy.class_weights(class_counts, "power", power={options["power"]:g})'
+        lines.append(f"loss = {_call(item.loss, keywords, weight=power)}")
+    else:
+        given = {"class_counts": "class_counts"} if item.counts else {}
+        lines.append(f"loss = {_call(item.loss, keywords, **given)}")
+    if item.head == "cosine":
+        lines.append("head = sy.CosineLinear(features, classes)  # in place of the last nn.Linear")
+    if item.deferred:
+        weight = 'sy.class_weights(class_counts, "effective")'
+        lines.append(f"loss = sy.DeferredReweighting(loss, {weight}, start=4 * epochs // 5)")
+        lines.append("# and loss.set_epoch(epoch) as each epoch begins")
+    return "\n".join(lines)
+
+
+_COUNTS = "class_counts = sy.count_classes(train_labels)"
+
+
+def _call(name: str, numbers: Mapping[str, float], **expressions: str) -> str:
+    arguments = [f"{key}={value}" for key, value in expressions.items()]
+    arguments += [f"{key}={value:.12g}" for key, value in numbers.items()]
+    return f"sy.{name}({', '.join(arguments)})"

@@ -1,0 +1,145 @@
+"""The library's own losses, stacked: one call evaluates those of many trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import steelyard as sy
+from steelyard.compare.study import Candidate
+from steelyard.losses import SoftmaxLoss
+from steelyard.losses.contract import Form, Tail, evaluate
+
+_FILL = {"weight": 1.0, "scale": 1.0, "bias": 0.0, "margin": 0.0}  # what an absent vector means
+
+
+def build_loss(
+    candidate: Candidate, options: Mapping[str, float], counts: np.ndarray, start: int
+) -> SoftmaxLoss | sy.DeferredReweighting:
+    """The loss of one trial, as a user would build it.
+
+    Args:
+        candidate: which loss.
+        options: one draw; learning rate and weight decay are not the loss's and are passed over.
+        counts: rows of each class in the training split.
+        start: the epoch from which deferred weights count.
+    """
+    keywords: dict[str, Any] = {"label_smoothing": options["label_smoothing"]}
+    for item in candidate.space:
+        if item.name == "power":
+            keywords["weight"] = sy.class_weights(
+                counts, "power", power=options["power"], dtype=torch.float64
+            )
+        elif not candidate.post_hoc:
+            keywords[item.name] = options[item.name]
+    if candidate.counts:
+        keywords["class_counts"] = counts
+    loss: SoftmaxLoss = getattr(sy, candidate.loss)(**keywords)
+    if not candidate.deferred:
+        return loss
+    weight = sy.class_weights(counts, "effective", dtype=torch.float64)
+    return sy.DeferredReweighting(loss, weight, start)
+
+
+def tail_of(loss: SoftmaxLoss | sy.DeferredReweighting) -> Tail:
+    """What trials must share to be evaluated in one call."""
+    return _current(loss).form.tail
+
+
+class Objective:
+    """The losses of S seeds × T trials as one function of their logits.
+
+    Trials are to be ordered so that equal tails stand side by side; each run of them becomes one
+    vmapped call of the contract's own `evaluate`.
+    """
+
+    def __init__(
+        self,
+        losses: Sequence[Sequence[SoftmaxLoss | sy.DeferredReweighting]],
+        classes: int,
+        device: str,
+        dtype: torch.dtype,
+    ) -> None:
+        self.losses = losses
+        self.starts = {
+            loss.start for row in losses for loss in row if isinstance(loss, sy.DeferredReweighting)
+        }
+        self._like = torch.empty(0, classes, device=device, dtype=dtype)
+        self._parts = self._stack()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Bring deferred weights into force when their epoch comes."""
+        if epoch in self.starts:
+            for row in self.losses:
+                for loss in row:
+                    if isinstance(loss, sy.DeferredReweighting):
+                        loss.set_epoch(epoch)
+            self._parts = self._stack()
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean loss of every trial, (S, T), from logits (S, T, C, B) and targets (S, B)."""
+        target = target.unsqueeze(1)  # (S, 1, B): one sample, whose B rows are its positions
+        values = [part(logits.unsqueeze(2), target) for part in self._parts]
+        return values[0] if len(values) == 1 else torch.cat(values, 1)
+
+    def _stack(self) -> list[_Part]:
+        current = [[_current(loss) for loss in row] for row in self.losses]
+        parts, start = [], 0
+        for _, run in groupby(current[0], key=lambda loss: loss.form.tail):
+            stop = start + len(list(run))
+            parts.append(_Part(slice(start, stop), [r[start:stop] for r in current], self._like))
+            start = stop
+        return parts
+
+
+class _Part:
+    """Neighbouring trials with one tail: their class vectors stacked to (S, t, C)."""
+
+    def __init__(self, where: slice, losses: Sequence[Sequence[SoftmaxLoss]], like: Tensor) -> None:
+        self.where = where
+        forms = [[loss.form for loss in row] for row in losses]
+        self.tail, self.options = forms[0][0].tail, losses[0][0].options
+        self.vectors = {
+            name: torch.stack([torch.stack([_vector(f, name, like) for f in row]) for row in forms])
+            for name in _FILL
+            if any(getattr(form, name) is not None for row in forms for form in row)
+        }
+        self.vectors["label_smoothing"] = like.new_tensor(
+            [[loss.options.label_smoothing for loss in row] for row in losses]
+        )
+        if forms[0][0].parameter is not None:
+            self.vectors["parameter"] = like.new_tensor([[f.parameter for f in r] for r in forms])
+        self.smooths = bool(self.vectors["label_smoothing"].any())
+        over_trials = torch.vmap(self._one, in_dims=(0, 0, None))
+        self.over_seeds = over_trials if len(losses) == 1 else torch.vmap(over_trials)
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        logits = logits[:, self.where]
+        if logits.shape[0] > 1:
+            return self.over_seeds(self.vectors, logits, target)
+        vectors = {name: tensor[0] for name, tensor in self.vectors.items()}
+        return self.over_seeds(vectors, logits[0], target[0]).unsqueeze(0)
+
+    def _one(self, vectors: dict[str, Tensor], logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of one trial: logits (1, C, B), target (1, B)."""
+        given: dict[str, Any] = dict(vectors)
+        smoothing = given.pop("label_smoothing")
+        options = replace(self.options, label_smoothing=smoothing if self.smooths else 0.0)
+        return evaluate(Form(self.tail, **given), options, logits, target)
+
+
+def _current(loss: SoftmaxLoss | sy.DeferredReweighting) -> SoftmaxLoss:
+    return loss.current if isinstance(loss, sy.DeferredReweighting) else loss
+
+
+def _vector(form: Form, name: str, like: Tensor) -> Tensor:
+    vector: Tensor | None = getattr(form, name)
+    if vector is None:
+        return like.new_full((like.shape[1],), _FILL[name])
+    return vector.to(like)

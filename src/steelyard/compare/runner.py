@@ -1,0 +1,171 @@
+"""A study from data to results: plan, run what is missing, assemble."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import steelyard as sy
+from steelyard.compare.data import Data
+from steelyard.compare.group import Cell, Group, plan_groups, timed_group, trials_that_fit
+from steelyard.compare.prepare import Prepared, prepare
+from steelyard.compare.results import assemble
+from steelyard.compare.store import Store
+from steelyard.compare.study import Study, StudyError
+from steelyard.compare.train import batch_size_for
+
+_LARGEST_GROUP = 96  # trials: on a CPU more gain nothing, and a kill would cost more
+_MEMORY_SHARE = 0.25
+BACKENDS = ("local", "dask", "ray")
+
+
+class Watcher(Protocol):
+    """Whoever wants to see a study run."""
+
+    def begin(self, groups: Sequence[Group], cells: Sequence[Cell]) -> None:
+        """The groups still to run, and the cells that an earlier run has finished."""
+
+    def tick(self, group: Group, share: float) -> None:
+        """A group under way in this process is so far done."""
+
+    def finished(self, group: Group, cells: Sequence[Cell]) -> None:
+        """A group is done and stored."""
+
+
+class Silence:
+    """Watches nothing."""
+
+    def begin(self, groups: Sequence[Group], cells: Sequence[Cell]) -> None:
+        """See `Watcher`."""
+
+    def tick(self, group: Group, share: float) -> None:
+        """See `Watcher`."""
+
+    def finished(self, group: Group, cells: Sequence[Cell]) -> None:
+        """See `Watcher`."""
+
+
+def run_study(
+    data: Data,
+    study: Study,
+    out: Path | None = None,
+    *,
+    watcher: Watcher | None = None,
+    workers: int = 1,
+    backend: str = "local",
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Run a study, or what is left of it, and return its results.
+
+    Args:
+        data: the rows.
+        study: the options.
+        out: folder of the store; None keeps nothing.
+        watcher: told of progress.
+        workers: processes on this machine.
+        backend: "local", "dask" or "ray".
+        address: of the cluster's scheduler.
+
+    Raises:
+        StudyError: the study cannot be run, or the folder holds another one.
+    """
+    check_backend(workers, backend, address)
+    watcher = watcher or Silence()
+    check_device(study.device)
+    first = prepare(data, study.first_seed, study.validation, study.test)  # also checks the data
+    with Store(out) as store:
+        chosen = store.claim(_identity(data, study), {"group": _group_size(study, first)})
+        groups = plan_groups(study.losses, study.seed_list, study.draws, chosen["group"])
+        cells = store.cells()
+        missing = [group for group in groups if not cells.keys() >= set(group.cells)]
+        watcher.begin(missing, list(cells.values()))
+        for group, new, seconds in _execute(
+            data, study, missing, watcher, workers, backend, address
+        ):
+            store.add(new, seconds)
+            cells |= {(cell["seed"], cell["candidate"]): cell for cell in new}
+            watcher.finished(group, new)
+        return assemble(data, study, first, cells, store.seconds())
+
+
+def check_backend(workers: int, backend: str, address: str | None) -> None:
+    """Raise a StudyError unless the three go together."""
+    if workers < 1:
+        raise StudyError(f"workers is {workers}; it must be at least 1")
+    if backend not in BACKENDS:
+        raise StudyError(f"backend is {backend!r}; choose from: {', '.join(BACKENDS)}")
+    if backend == "dask" and not address:
+        raise StudyError("a dask backend needs its scheduler: --address tcp://HOST:8786")
+    if backend == "local" and address:
+        raise StudyError("--address belongs to a cluster; add --backend dask or --backend ray")
+
+
+def check_device(device: str) -> None:
+    """Raise a StudyError unless torch can compute there."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StudyError(f"device {device!r} cannot be used here: {reason}") from error
+
+
+def _identity(data: Data, study: Study) -> dict[str, Any]:
+    """What decides the results: two studies with one identity have one outcome."""
+    import torch
+
+    return {
+        "data": f"{data.name} ({data.digest[:12]})",
+        "target": data.target,
+        **study.to_dict(),
+        "steelyard": sy.__version__,
+        "torch": torch.__version__,
+    }
+
+
+def _group_size(study: Study, first: Prepared) -> int:
+    if study.group is not None:
+        return study.group
+    rows, features = first.train.features.shape
+    sizes = {
+        "features": features,
+        "hidden": study.hidden,
+        "classes": len(first.counts),
+        "batch": study.batch_size or batch_size_for(rows),
+    }
+    fit = trials_that_fit(sizes, int(_MEMORY_SHARE * _free_memory(study.device)))
+    return fit if study.device != "cpu" else min(fit, _LARGEST_GROUP)
+
+
+def _free_memory(device: str) -> int:
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not a POSIX system
+        return 4 * 2**30
+
+
+def _execute(
+    data: Data,
+    study: Study,
+    groups: Sequence[Group],
+    watcher: Watcher,
+    workers: int,
+    backend: str,
+    address: str | None,
+) -> Iterator[tuple[Group, list[Cell], float]]:
+    """Run the groups here or elsewhere, and yield each as it comes in."""
+    if backend == "local" and (workers == 1 or len(groups) <= 1):
+        for group in groups:
+            yield timed_group(data, study, group, partial(watcher.tick, group))
+        return
+    from steelyard.compare.cluster import run_parallel
+
+    yield from run_parallel(data, study, groups, workers, backend, address)

@@ -1,0 +1,275 @@
+"""Statistics over paired seeds, and what they allow one to say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+from statsmodels.stats.multitest import multipletests
+
+from steelyard.compare.study import MINIMUM_SEEDS
+
+LEVEL = 0.05
+Judgement = Literal["better", "worse", "no detectable difference", "too few seeds", "failed"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Mean, standard deviation and 95 % interval over seeds; None where undefined."""
+
+    mean: float | None
+    std: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate against the baseline, paired by seed.
+
+    Attributes:
+        candidate: its name.
+        seeds: how many seeds both finished.
+        difference: mean of candidate − baseline, with the corrected 95 % interval.
+        p: two-sided, corrected resampled t-test; None where there is nothing to test.
+        p_holm: the same after Holm's correction across candidates.
+        judgement: what may be said.
+    """
+
+    candidate: str
+    seeds: int
+    difference: Interval
+    p: float | None
+    p_holm: float | None
+    judgement: Judgement
+
+
+def interval(values: Sequence[float | None], overlap: float) -> Interval:
+    """The mean of repeated splits with its interval by the corrected resampled t.
+
+    Args:
+        values: one per seed; None is left out.
+        overlap: rows tested on ÷ rows learnt from. Repeated splits share rows, so the variance
+            of their mean is σ²·(1/J + overlap) rather than σ²/J (Nadeau & Bengio, Machine
+            Learning 52, 2003).
+    """
+    known = np.array([v for v in values if v is not None], dtype=np.float64)
+    if not len(known):
+        return Interval(None, None, None, None)
+    mean = float(known.mean())
+    if len(known) == 1:
+        return Interval(mean, None, None, None)
+    std = float(known.std(ddof=1))
+    half = float(stdtrit(len(known) - 1, 1 - LEVEL / 2)) * _standard_error(known, overlap)
+    return Interval(mean, std, mean - half, mean + half)
+
+
+def _standard_error(values: np.ndarray, overlap: float) -> float:
+    return float(values.std(ddof=1)) * math.sqrt(1 / len(values) + overlap)
+
+
+def p_value(differences: np.ndarray, overlap: float) -> float | None:
+    """Two-sided p of the corrected resampled t-test that the mean difference is zero.
+
+    Differences without any spread carry no information on their spread, so nothing is claimed
+    of them: p is 1.
+    """
+    if len(differences) < 2:
+        return None
+    if np.ptp(differences) < 1e-12:
+        return 1.0
+    t = differences.mean() / _standard_error(differences, overlap)
+    return float(2 * stdtr(len(differences) - 1, -abs(t)))
+
+
+def compare(
+    scores: Mapping[str, Sequence[float | None]], baseline: str, overlap: float
+) -> list[Comparison]:
+    """Every candidate against the baseline on one score.
+
+    Args:
+        scores: per candidate one score for each seed, in the same order; None where it failed.
+        baseline: the name of the candidate that the others are compared with.
+        overlap: rows tested on ÷ rows learnt from.
+    """
+    reference = scores[baseline]
+    pairs = {
+        name: _paired_differences(values, reference)
+        for name, values in scores.items()
+        if name != baseline
+    }
+    p = {name: p_value(pair, overlap) for name, pair in pairs.items()}
+    holm = _holm(p)
+    return [
+        Comparison(
+            name,
+            len(pair),
+            interval(pair.tolist(), overlap),
+            p[name],
+            holm.get(name),
+            _judge(pair, holm.get(name)),
+        )
+        for name, pair in pairs.items()
+    ]
+
+
+def _paired_differences(
+    values: Sequence[float | None], reference: Sequence[float | None]
+) -> np.ndarray:
+    return np.array(
+        [a - b for a, b in zip(values, reference, strict=True) if a is not None and b is not None]
+    )
+
+
+def _holm(p: Mapping[str, float | None]) -> dict[str, float]:
+    tested = {name: value for name, value in p.items() if value is not None}
+    if not tested:
+        return {}
+    corrected = multipletests(list(tested.values()), alpha=LEVEL, method="holm")[1]
+    return dict(zip(tested, map(float, corrected), strict=True))
+
+
+def _judge(differences: np.ndarray, p_holm: float | None) -> Judgement:
+    if not len(differences):
+        return "failed"
+    if len(differences) < MINIMUM_SEEDS or p_holm is None:
+        return "too few seeds"
+    if p_holm >= LEVEL:
+        return "no detectable difference"
+    return "better" if differences.mean() > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the study allows one to say.
+
+    Attributes:
+        sentences: the verdict in words.
+        best: the candidate with the highest mean.
+        tied: candidates that cannot be told from the best, simplest first, the best included.
+        recommended: the simplest of them.
+    """
+
+    sentences: tuple[str, ...]
+    best: str | None
+    tied: tuple[str, ...]
+    recommended: str | None
+
+
+def judge(
+    scores: Mapping[str, Sequence[float | None]],
+    titles: Mapping[str, str],
+    baseline: str,
+    overlap: float,
+    score_title: str,
+) -> Verdict:
+    """Put a study into words.
+
+    Args:
+        scores: per candidate, simplest first, one score for each seed; higher is better.
+        titles: per candidate the name to show.
+        baseline: the name of plain cross-entropy.
+        overlap: rows tested on ÷ rows learnt from.
+        score_title: the name of the score, in a sentence.
+    """
+    means = {name: interval(values, overlap).mean for name, values in scores.items()}
+    finished = {name: mean for name, mean in means.items() if mean is not None}
+    if not finished:
+        return Verdict(("No candidate finished a single seed.",), None, (), None)
+    best = max(finished, key=lambda name: finished[name])
+    comparisons = compare(scores, baseline, overlap)
+    seeds = max(len([v for v in values if v is not None]) for values in scores.values())
+    if seeds < MINIMUM_SEEDS:
+        plural = "" if seeds == 1 else "s"
+        return Verdict(
+            (
+                f"No verdict: {seeds} seed{plural}, and it takes {MINIMUM_SEEDS} to tell a "
+                f"difference from luck.",
+                f"Highest mean {score_title}: {titles[best]} ({100 * finished[best]:.1f} %).",
+            ),
+            best,
+            (),
+            None,
+        )
+    against_best = {c.candidate: c.judgement for c in compare(scores, best, overlap)}
+    tied = tuple(
+        name
+        for name in finished
+        if name == best or against_best[name] == "no detectable difference"
+    )
+    recommended = _recommend(tied, comparisons, baseline)
+    sentences = [*_against_baseline(comparisons, titles, baseline, score_title)]
+    sentences += _recommendation(recommended, best, titles, finished, score_title)
+    return Verdict(tuple(sentences), best, tied, recommended)
+
+
+def _recommend(tied: Sequence[str], comparisons: Sequence[Comparison], baseline: str) -> str:
+    """The simplest of the best; never one that was shown to be worse than the baseline.
+
+    Being tied with the best and beaten by nobody is not enough to displace a candidate that
+    *was* shown to beat the baseline: if any of the tied was, the simplest of those is taken.
+    """
+    better = [c.candidate for c in comparisons if c.judgement == "better" and c.candidate in tied]
+    if better:
+        return next(name for name in tied if name in better)
+    return baseline if baseline in tied else tied[0]
+
+
+def _against_baseline(
+    comparisons: Sequence[Comparison], titles: Mapping[str, str], baseline: str, score_title: str
+) -> list[str]:
+    lines = []
+    for word in ("better", "worse"):
+        named = [
+            f"{titles[c.candidate]} ({_points(c.difference)})"
+            for c in comparisons
+            if c.judgement == word
+        ]
+        if named:
+            lines.append(
+                f"{word.capitalize()} than tuned {titles[baseline].lower()} in {score_title}: "
+                f"{_join(named)}."
+            )
+    same = [titles[c.candidate] for c in comparisons if c.judgement == "no detectable difference"]
+    if same and len(same) == len(comparisons):
+        lines.append(
+            f"No candidate can be told from tuned {titles[baseline].lower()} in {score_title}."
+        )
+    elif same:
+        lines.append(f"No detectable difference from {titles[baseline].lower()}: {_join(same)}.")
+    failed = [
+        titles[c.candidate] for c in comparisons if c.judgement in ("failed", "too few seeds")
+    ]
+    if failed:
+        lines.append(f"Too few finished seeds to judge: {_join(failed)}.")
+    return lines
+
+
+def _recommendation(
+    recommended: str,
+    best: str,
+    titles: Mapping[str, str],
+    means: Mapping[str, float],
+    score_title: str,
+) -> list[str]:
+    lines = [f"Highest mean {score_title}: {titles[best]} ({100 * means[best]:.1f} %)."]
+    if recommended == best:
+        return [*lines, f"Use {titles[best]}."]
+    return [*lines, f"Use {titles[recommended]}: the simplest that cannot be told from it."]
+
+
+def _points(difference: Interval) -> str:
+    if difference.mean is None or difference.low is None or difference.high is None:
+        return "–"
+    return (
+        f"{100 * difference.mean:+.1f} points, 95 % interval "
+        f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
+    )
+
+
+def _join(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,37 @@
+"""Fresh memory without the price of its page faults."""
+
+import ctypes
+import functools
+import mmap
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# What is smaller comes from the allocator's heap, whose pages are there already. (glibc maps every
+# block above 32 MiB anew, and the kernel zeroes it page by page, for more than the arithmetic.)
+MAPPED_ANEW = 32 * 2**20
+
+
+def empty_like(tensor: Tensor) -> Tensor:
+    """``torch.empty_like``, in huge pages where it is large and the system has them.
+
+    NumPy asks for the same for its own arrays.
+    """
+    fresh = torch.empty_like(tensor)
+    size = fresh.numel() * fresh.element_size()
+    advise = _madvise() if size >= MAPPED_ANEW else None
+    if advise is not None:
+        start = -(-fresh.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (fresh.data_ptr() + size) // mmap.PAGESIZE * mmap.PAGESIZE
+        advise(start, end - start, mmap.MADV_HUGEPAGE)  # advice: a refusal changes nothing
+    return fresh
+
+
+@functools.cache
+def _madvise() -> Callable[[int, int, int], int] | None:
+    if not hasattr(mmap, "MADV_HUGEPAGE"):  # only Linux has it
+        return None
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return madvise  # type: ignore[no-any-return]
