@@ -20,7 +20,7 @@ class Reading:
         results: what `results.json` holds.
     """
 
-    results: Mapping[str, Any]
+    results: Any  # a mapping, unless a file held something else
 
     def __post_init__(self) -> None:
         found = self.results.get("schema") if isinstance(self.results, Mapping) else None
