@@ -50,7 +50,8 @@ def test_compare_prints_a_table_and_writes_results(table, tmp_path, capsys):
     assert said == "seed 0: 9 candidates done (9 of 9)\n"
     *lines, files = printed.splitlines()
     assert max(map(len, lines)) <= 80
-    assert files == f"Written: {out / 'results.json'}"
+    assert files == f"Written: {out / 'results.json'} and report.html"
+    assert (out / "report.html").stat().st_size > 10_000
     results = json.loads((out / "results.json").read_text())
     assert results["data"]["classes"] == ["common", "rare"]
     assert results["data"]["train_counts"] == [108, 12]

@@ -160,7 +160,7 @@ def test_ignored_logits_cannot_poison(
     logits, index, _ = make((6, 2), dtype=dtype)
     ignored = (index == 1).unsqueeze(1).expand_as(logits)
     loss = row.build(ignore_index=1, engine=engine, label_smoothing=smoothing, weight=WEIGHT)
-    clean = loss(logits, index)
+    clean = loss(logits.clone().requires_grad_(), index)
     sick = logits.masked_fill(ignored, poison).requires_grad_()
     value = loss(sick, index)
     assert torch.equal(value, clean)
@@ -273,7 +273,9 @@ def test_half_precision_is_as_good_as_float32(row: Row, engine: str, dtype: torc
     # Rounding to the gradient's dtype: half a unit in the last place, or a subnormal of float16.
     rounding = torch.finfo(dtype).eps / 2 * exact.grad.abs() + torch.finfo(dtype).smallest_normal
     error = (half.grad.double() - exact.grad).abs()
-    assert (error <= (single.grad - exact.grad).abs() + 1.01 * rounding).all()
+    # And a unit of float32 of the largest gradient: what is nothing beside it may underflow.
+    unit = torch.finfo(torch.float32).eps * exact.grad.abs().max()
+    assert (error <= (single.grad - exact.grad).abs() + 1.01 * rounding + unit).all()
 
 
 @each_row

@@ -138,13 +138,17 @@ def _add_compare(commands: Commands) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from steelyard.compare.command import run_command
+    from steelyard.compare.command import run_command, show
     from steelyard.compare.study import StudyError
 
     try:
-        run_command(options)
+        results, path = run_command(options)
     except StudyError as error:
         raise UsageError(str(error)) from error
+    show(results, as_json=options.json)
+    page = _write_page(results, options.out)
+    if not options.json:
+        print(f"\nWritten: {path} and {page.name}")
 
 
 def _add_weights(commands: Commands) -> None:
@@ -188,11 +192,21 @@ def _report(options: argparse.Namespace) -> None:
         raise UsageError(f"there is no {path}; `steelyard compare --out …` writes it") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} could not be read: {error}") from error
+    try:
+        print(_write_page(results, options.folder))
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"{path} does not hold the results of a study: {error}") from error
+
+
+def _write_page(results: dict[str, Any], folder: Path) -> Path:
     from steelyard.report import write
 
-    page = options.folder / "report.html"
-    write(results, page)
-    print(page)
+    page = folder / "report.html"
+    try:
+        write(results, page)
+    except OSError as error:
+        raise UsageError(f"{page} could not be written: {error.strerror}") from error
+    return page
 
 
 def _add_explain(commands: Commands) -> None:

@@ -121,6 +121,7 @@ class LiveTable(Progressing):
 
     def __enter__(self) -> LiveTable:
         self._live.__enter__()
+        self.show()
         return self
 
     def __exit__(

@@ -20,10 +20,12 @@ class Reading:
         results: what `results.json` holds.
     """
 
-    results: Mapping[str, Any]
+    results: Any  # a mapping, unless a file held something else
 
     def __post_init__(self) -> None:
-        found = self.results.get("schema")
+        found = self.results.get("schema") if isinstance(self.results, Mapping) else None
+        if found is None:
+            raise ValueError("these are not the results of a study: they name no schema")
         if found != SCHEMA:
             raise ValueError(
                 f"the results have schema {found!r}, and this Steelyard reads schema {SCHEMA}; "
