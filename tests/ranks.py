@@ -81,7 +81,8 @@ def _rank(
         "LOCAL_WORLD_SIZE": world_size,
     }
     os.environ.update({name: str(value) for name, value in here.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1", GLOO_SOCKET_IFNAME="lo")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1", OMP_NUM_THREADS="1")
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     try:

@@ -1,5 +1,7 @@
 """Lightning: accumulation, DDP, clipping, and the scores of an epoch."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import trainer_cases
@@ -38,6 +40,12 @@ def test_modules_that_it_cannot_serve_are_refused():
     module.automatic_optimization = False
     with pytest.raises(ValueError, match="Classifier optimises by hand: call divide_grads_"):
         fit(module)
+
+
+def test_a_strategy_that_keeps_its_gradients_is_refused():
+    trainer = SimpleNamespace(strategy=SimpleNamespace(handles_gradient_accumulation=True))
+    with pytest.raises(ValueError, match="SimpleNamespace keeps gradients to itself"):
+        ExactMeanCallback().on_fit_start(trainer, lightning_module(exact=True))
 
 
 def test_scores_leave_out_ignored_targets_and_what_is_undefined():

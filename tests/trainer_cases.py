@@ -302,6 +302,7 @@ def class_scores() -> None:
     rank, world_size = ranks()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("error", message="It is recommended to use `self.log")
         trainer.validate(
             module, DataLoader(Stream(micro_batches(5, rank)), batch_size=None), verbose=False
         )

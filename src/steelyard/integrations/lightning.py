@@ -1,11 +1,11 @@
 """Lightning: the exact mean with ``accumulate_grad_batches`` and DDP, and per-class scores."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from steelyard import metrics
 from steelyard.distributed import ExactMean
@@ -30,12 +30,18 @@ class ExactMeanCallback(pl.Callback):  # type: ignore[misc]
 
     Raises:
         ValueError: at the start of a fit, a module without ``ExactMean`` or with several, or one
-            that optimises by hand.
+            that optimises by hand; or a strategy, such as DeepSpeed, that keeps its gradients.
     """
 
-    def on_fit_start(self, _: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the module's ``ExactMean`` before anything is trained."""
         _mean_of(pl_module)
+        if trainer.strategy.handles_gradient_accumulation:
+            raise ValueError(
+                f"{type(trainer.strategy).__name__} keeps gradients to itself between backward "
+                "and step, so they cannot be divided: give the loss "
+                "denominator=steelyard.step_denominator(…) instead"
+            )
 
     def on_before_optimizer_step(
         self,
@@ -112,21 +118,23 @@ class ClassScores(pl.Callback):  # type: ignore[misc]
         self.confusion = self.confusion.to(matrix.device) + matrix
 
     def _log(self, pl_module: pl.LightningModule, stage: str) -> None:
-        matrix = self.confusion.to(pl_module.device)
+        matrix = self.confusion.to(pl_module.device)  # where the ranks' backend can send it from
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(matrix)
-        scores: dict[str, Tensor] = {
-            f"{stage}_balanced_accuracy": metrics.balanced_accuracy(matrix),
-            f"{stage}_macro_f1": metrics.macro_f1(matrix),
-            f"{stage}_worst_class_recall": metrics.worst_class_recall(matrix),
+        matrix = matrix.cpu()
+        scores = {
+            f"{stage}_balanced_accuracy": metrics.balanced_accuracy(matrix).item(),
+            f"{stage}_macro_f1": metrics.macro_f1(matrix).item(),
+            f"{stage}_worst_class_recall": metrics.worst_class_recall(matrix).item(),
         }
         per_class = {"recall": metrics.recall(matrix), "precision": metrics.precision(matrix)}
         for score, values in per_class.items():
-            for name, value in zip(self.names, values, strict=True):
-                scores[f"{stage}_{score}/{name}"] = value
-        defined = {name: value for name, value in scores.items() if not value.isnan()}
-        # Every rank holds the same numbers already: nothing to average.
-        pl_module.log_dict(defined, rank_zero_only=False, sync_dist=False)
+            named = zip(self.names, values.tolist(), strict=True)
+            scores |= {f"{stage}_{score}/{name}": value for name, value in named}
+        defined = {name: value for name, value in scores.items() if not math.isnan(value)}
+        # All ranks hold the same numbers; averaging them spares Lightning's warning that they may
+        # not, and lets every rank's callbacks monitor them.
+        pl_module.log_dict(defined, sync_dist=True)
 
     on_validation_epoch_start = on_test_epoch_start = _reset
     on_validation_batch_end = on_test_batch_end = _count
