@@ -131,6 +131,21 @@ def test_half_precision_gradients_are_rounded_once(dtype):
     torch.testing.assert_close(parameter.grad, wanted, rtol=0, atol=0)
 
 
+def test_a_step_that_the_scaler_skips_is_over_too():
+    model, mean = nn.Linear(1, 2), sy.ExactMean(sy.CrossEntropyLoss())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    before = model.weight.detach().clone()
+    for factor in 1e9, 1.0:  # the first overflows, and is skipped
+        optimizer.zero_grad()
+        scaler.scale(factor * mean(model(torch.ones(4, 1)), torch.tensor([0, 1, 1, 1]))).backward()
+        scaler.unscale_(optimizer)
+        assert mean.divide_grads_(model.parameters()) == 4
+        scaler.step(optimizer)
+        assert torch.equal(model.weight, before) == (factor > 1)
+        scaler.update(2.0**10)
+
+
 def test_parameters_without_a_gradient_are_passed_over():
     used, unused = nn.Linear(1, 2), nn.Linear(1, 2)
     mean = sy.ExactMean(sy.CrossEntropyLoss())

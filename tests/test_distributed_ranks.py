@@ -35,12 +35,14 @@ def test_a_group_shares_a_step_and_outsiders_are_refused():
     run_ranks(mean_cases.in_groups, 3)
 
 
-def test_a_killed_rank_ends_the_others_within_the_timeout():
-    results = run_ranks(mean_cases.killed, 3, timeout=5)
+@pytest.mark.parametrize("how", ["killed", "hung"])
+def test_a_lost_rank_ends_the_others_within_the_timeout(how):
+    timeout = 2
+    results = run_ranks(mean_cases.lost, 3, how, timeout)
     assert results[1] is None
     for waited, message in (results[0], results[2]):
-        assert waited < 5
-        assert "gloo" in message
+        assert waited < timeout + 1
+        assert "gloo" in message or "Timed out" in message
 
 
 def test_counting_ten_million_labels_over_ranks_takes_constant_memory():

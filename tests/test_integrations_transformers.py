@@ -44,7 +44,8 @@ def test_sample_weights_count_in_the_denominator(tmp_path):
     y, valid = data["labels"], data["labels"] >= 0
     w = torch.tensor(WEIGHT, dtype=torch.float64)[y.clamp(min=0)] * data["sample_weight"] * valid
     losses = F.cross_entropy(z.movedim(-1, 1), y, reduction="none")
-    ((w * losses).sum() / w.sum()).backward()
+    mean = (w * losses).sum() / w.sum()
+    mean.backward()
     wanted = [p.detach() - p.grad for p in model.parameters()]
     model.zero_grad()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -63,7 +64,7 @@ def test_sample_weights_count_in_the_denominator(tmp_path):
         loss=sy.CrossEntropyLoss(WEIGHT),
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train()
+    assert trainer.train().training_loss == pytest.approx(mean.item(), rel=1e-6)
     torch.testing.assert_close(list(model.parameters()), wanted, rtol=1e-10, atol=1e-13)
 
 

@@ -160,7 +160,7 @@ def test_ignored_logits_cannot_poison(
     logits, index, _ = make((6, 2), dtype=dtype)
     ignored = (index == 1).unsqueeze(1).expand_as(logits)
     loss = row.build(ignore_index=1, engine=engine, label_smoothing=smoothing, weight=WEIGHT)
-    clean = loss(logits, index)
+    clean = loss(logits.clone().requires_grad_(), index)
     sick = logits.masked_fill(ignored, poison).requires_grad_()
     value = loss(sick, index)
     assert torch.equal(value, clean)

@@ -74,7 +74,8 @@ def step_denominator(
             that this process is not in.
 
     Example:
-        >>> loss = CrossEntropyLoss(weight=[1.0, 9.0])
+        >>> import steelyard as sy
+        >>> loss = sy.CrossEntropyLoss(weight=[1.0, 9.0])
         >>> micro_batches = [torch.tensor([0, 0, 1]), torch.tensor([0])]
         >>> step_denominator(loss, micro_batches)
         tensor(12., dtype=torch.float64)
@@ -128,8 +129,9 @@ class ExactMean(nn.Module):
         ValueError: ``gradients`` is neither, or this process is not in the group.
 
     Example:
+        >>> import steelyard as sy
         >>> model = torch.nn.Linear(3, 2)
-        >>> mean = ExactMean(CrossEntropyLoss(weight=[1.0, 9.0]))
+        >>> mean = ExactMean(sy.CrossEntropyLoss(weight=[1.0, 9.0]))
         >>> for target in torch.tensor([0, 0, 1]), torch.tensor([0]):
         ...     mean(model(torch.ones(len(target), 3)), target).backward()
         >>> mean.divide_grads_(model.parameters())

@@ -204,14 +204,13 @@ def explain_engine(
         ValueError: no engine of that name.
 
     Example:
-        >>> explain_engine(torch.randn(8, 3), torch.zeros(8, dtype=torch.long)).engine
-        'reference'
+        >>> explain_engine(torch.randn(8, 3), torch.zeros(8, dtype=torch.long))
+        EngineChoice(engine='blocked', reason='the logits are on the CPU')
     """
     options = Options(engine=engine, label_smoothing=label_smoothing)
     check_shapes(logits, target)
     batch = logits.unsqueeze(0) if logits.ndim == 1 else logits
-    all_classes = options.smooths or target.is_floating_point()
-    return ops.choose_engine(options.engine, batch, all_classes)
+    return ops.choose_engine(options.engine, batch, target)
 
 
 def _position(

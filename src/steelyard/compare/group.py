@@ -138,7 +138,7 @@ class _Stack:
             ]
             for row, part in zip(trained, prepared, strict=True)
         ]
-        tails = [tail_of(loss).__name__ for loss in losses[0]]
+        tails = [tail_of(loss).value.__name__ for loss in losses[0]]
         heads = [candidate(t.candidate).head for t in trained[0]]
         order = sorted(range(len(tails)), key=lambda i: (heads[i] == "cosine", tails[i], i))
         self.trials = [[row[i] for i in order] for row in trained]

@@ -12,6 +12,7 @@ from steelyard.integrations import needs
 
 with needs("transformers", "transformers[torch]>=5.0"):
     from transformers import Trainer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 __all__ = ["ExactMeanMixin", "ExactMeanTrainer"]
 
@@ -105,11 +106,12 @@ def _refuse_other_losses(trainer: Any) -> None:
     if trainer.args.label_smoothing_factor or trainer.compute_loss_func is not None:
         given = "compute_loss_func" if trainer.compute_loss_func else "label_smoothing_factor"
         raise ValueError(f"{given} would be ignored: the loss is `loss`, and takes label_smoothing")
-    kind = str(getattr(trainer.model, "loss_type", None))
-    if kind.endswith(("ForCausalLM", "ForConditionalGeneration")):
+    name = type(trainer.model).__name__
+    generates = name.endswith(("ForCausalLM", "ForConditionalGeneration"))
+    if generates or name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         raise ValueError(
-            f"{type(trainer.model).__name__} is a language model, which shifts its labels itself: "
-            "here labels belong to the logits of the same position"
+            f"{name} is a language model, which shifts its labels itself: here labels belong to "
+            "the logits of the same position"
         )
     problem = getattr(getattr(trainer.model, "config", None), "problem_type", None)
     if problem in ("multi_label_classification", "regression"):

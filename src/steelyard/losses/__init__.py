@@ -16,8 +16,9 @@ Options that every loss takes:
 * ``engine`` ("auto"): which implementation does the work; see :func:`steelyard.explain_engine`.
 
 Per call: ``sample_weight``, one finite number ≥ 0 per position, multiplies the loss and counts in
-the denominator; ``denominator``, a number or 0-d tensor, divides the sum instead of what
-``mean_over`` says.
+the denominator (a 0 takes a position out of the sums, but unlike ``ignore_index`` it does not keep
+a NaN among its logits out of the gradient); ``denominator``, a number or 0-d tensor, divides the
+sum instead of what ``mean_over`` says.
 
 Half-precision logits are computed, reduced and returned in float32; their gradient is in the
 logits' dtype.

@@ -10,7 +10,6 @@ and the mean divides by what ``mean_over`` says.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -19,8 +18,6 @@ from torch import Tensor
 from steelyard import ops
 from steelyard.losses.options import Options, check_number
 from steelyard.losses.vectors import fit, readable
-
-Tail = Callable[[Tensor, Any], Tensor]
 
 
 class Form(NamedTuple):
@@ -34,7 +31,7 @@ class Form(NamedTuple):
         others_are_one: ``weight`` came from a dict: classes beyond its end weigh 1.
     """
 
-    tail: Tail
+    tail: ops.Tail
     parameter: float | Tensor | None = None
     weight: Tensor | None = None
     scale: Tensor | None = None
@@ -115,85 +112,79 @@ def evaluate(
     if target.is_floating_point():
         check_no_ignored_probabilities(options)
         target = target.to(ops.compute_dtype(logits))
-        rows = probability_rows(form, options, logits, target, sample_weight)
+        losses = over_positions(form, options, logits, target, sample_weight, denominator)
     else:
         target = target.long()
         try:
-            rows = index_rows(form, options, logits, target, sample_weight)
+            losses = over_positions(form, options, logits, target, sample_weight, denominator)
         except (IndexError, RuntimeError) as error:
             refuse_out_of_range(target, logits.shape[1], options.ignore_index, error)
+    return losses.squeeze(0) if single and options.reduction == "none" else losses
+
+
+def over_positions(
+    form: Form,
+    options: Options,
+    logits: Tensor,
+    target: Tensor,
+    sample_weight: Tensor | None,
+    denominator: float | Tensor | None,
+) -> Tensor:
+    """The losses of logits (N, C, d…), reduced as the options say."""
+    work = ops.Work(
+        target=target,
+        ignore_index=options.ignore_index,
+        edit=ops.Edit(form.scale, form.bias, form.margin),
+        tail=form.tail,
+        parameter=form.parameter,
+        share=sample_weight,
+        weight=form.weight,
+        smoothing=options.label_smoothing,
+    )
+    share = None
+    if work.of_indices:
+        ignored = work.ignored()
+        index = target.masked_fill(ignored, 0)
+        refuse_on_device(index, logits.shape[1], options.ignore_index)
+        share = index_share(form, sample_weight, ignored, index)
+        if not work.all_classes:
+            work = work._replace(share=share, weight=None)
     if options.reduction == "none":
         if denominator is not None:
             raise ValueError("denominator divides a sum, but reduction='none' takes none")
-        return rows.squeeze(0) if single else rows
-    total = rows.sum()
-    if denominator is None:
-        if options.reduction == "sum":
-            return total
-        denominator = mean_denominator(form, options, target, sample_weight)
-    return divide(total, denominator, options.empty)
+        return ops.losses(logits, work, options.engine)
+    if denominator is None and options.reduction == "mean":
+        if not work.of_indices:
+            denominator = mean_denominator(form, options, target, sample_weight)
+        elif share is None or options.mean_over == "count":
+            denominator = (~ignored).sum()
+        else:
+            denominator = share.sum()
+    divisor = None if denominator is None else divide_by(denominator, options.empty, logits)
+    return ops.losses(logits, work, options.engine, reduce=True, divisor=divisor)
 
 
-def index_rows(
-    form: Form, options: Options, logits: Tensor, target: Tensor, sample_weight: Tensor | None
-) -> Tensor:
-    """One loss per position, 0 where ignored, for class indices (N, d…)."""
-    edit = ops.Edit(form.scale, form.bias, form.margin)
-    ignored = target == options.ignore_index
-    index = target.masked_fill(ignored, 0)
-    if target.device.type == "cuda" and not torch.compiler.is_compiling():
-        inside = (index >= 0) & (index < logits.shape[1])
+def index_share(
+    form: Form, sample_weight: Tensor | None, ignored: Tensor, index: Tensor
+) -> Tensor | None:
+    """w_y · s of each position (N, d…), 0 where ignored; None where it is 1 or 0."""
+    share = sample_weight
+    if form.weight is not None:
+        # Unlike weight[index] this refuses a negative class, which would count from the end.
+        own = form.weight.index_select(0, index.flatten()).view(index.shape)
+        share = own if sample_weight is None else own * sample_weight
+    return None if share is None else share.masked_fill(ignored, 0)
+
+
+def refuse_on_device(index: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Make a class outside [0, C) a device-side assertion, for which the host does not wait."""
+    if index.device.type == "cuda" and not torch.compiler.is_compiling():
+        inside = (index >= 0) & (index < num_classes)
         torch._assert_async(
             inside.all(),
-            f"steelyard: a target is outside [0, {logits.shape[1]}) and is not ignore_index="
-            f"{options.ignore_index}; the same call on the CPU names it",
+            f"steelyard: a target is outside [0, {num_classes}) and is not ignore_index="
+            f"{ignore_index}; the same call on the CPU names it",
         )
-    if options.smooths:
-        log_p = ops.class_logprob(logits, target, edit, options.ignore_index, options.engine)
-        losses = form.tail(log_p, class_parameter(form, logits))  # (N, C, d…)
-        if form.weight is not None:
-            losses = scaled(ops.along_classes(form.weight, logits), losses)
-        own = losses.gather(1, index.unsqueeze(1)).squeeze(1)
-        share = options.label_smoothing
-        rows = (1 - share) * own + share / logits.shape[1] * losses.sum(1)
-        rows = rows.masked_fill(ignored, 0)
-    else:
-        log_p = ops.row_logprob(logits, target, edit, options.ignore_index, options.engine)
-        parameter = form.parameter
-        if isinstance(parameter, Tensor) and parameter.ndim > 0:
-            parameter = parameter[index]
-        rows = form.tail(log_p, parameter)  # 0 where ignored, for there log p is 0
-        if form.weight is not None:
-            rows = scaled(form.weight[index], rows)
-    return rows if sample_weight is None else scaled(sample_weight.masked_fill(ignored, 0), rows)
-
-
-def probability_rows(
-    form: Form, options: Options, logits: Tensor, target: Tensor, sample_weight: Tensor | None
-) -> Tensor:
-    """One loss per position, (N, d…), for probabilities (N, C, d…)."""
-    edit = ops.Edit(form.scale, form.bias, form.margin)
-    log_p = ops.class_logprob(logits, target, edit, options.ignore_index, options.engine)
-    losses = form.tail(log_p, class_parameter(form, logits))
-    if options.smooths:
-        share = options.label_smoothing
-        target = (1 - share) * target + share / logits.shape[1]
-    if form.weight is not None:
-        target = ops.along_classes(form.weight, logits) * target
-    rows = scaled(target, losses).sum(1)
-    return rows if sample_weight is None else scaled(sample_weight, rows)
-
-
-def class_parameter(form: Form, logits: Tensor) -> float | Tensor | None:
-    """The tail's parameter as it meets log p of all classes (N, C, d…)."""
-    if isinstance(form.parameter, Tensor) and form.parameter.ndim > 0:
-        return ops.along_classes(form.parameter, logits)
-    return form.parameter
-
-
-def scaled(factor: Tensor, losses: Tensor) -> Tensor:
-    """``factor · losses`` where a factor of 0 gives 0, also for an infinite loss."""
-    return (factor * losses).where(factor != 0, 0)
 
 
 def mean_denominator(
@@ -228,23 +219,21 @@ def class_weight_of(index: Tensor, weight: Tensor, others_are_one: bool) -> Tens
     return weight.index_select(0, index.flatten()).view(index.shape)
 
 
-def divide(total: Tensor, denominator: float | Tensor, empty: str) -> Tensor:
-    """``total / denominator``; over nothing 0, with zero gradients, unless empty="nan"."""
-    if isinstance(denominator, Tensor):
-        if denominator.ndim > 0:
-            raise ValueError(
-                f"denominator has shape {tuple(denominator.shape)}, expected a number or a 0-d "
-                "tensor: sum it first"
-            )
-        denominator = denominator.to(total.device, total.dtype, non_blocking=True)
-    else:
+def divide_by(denominator: float | Tensor, empty: str, logits: Tensor) -> Tensor:
+    """The denominator as a tensor; 0 becomes ∞, so that over nothing is 0, unless empty="nan"."""
+    dtype = ops.compute_dtype(logits)
+    if not isinstance(denominator, Tensor):
         check_number("denominator", denominator, 0)
-        denominator = total.new_full((), denominator)
-    if empty == "nan":
-        return total / denominator
-    nothing = denominator == 0
-    # Masked twice: the first keeps 1/0 out of the gradient, the second out of the value.
-    return (total / denominator.masked_fill(nothing, 1)).masked_fill(nothing, 0)
+        denominator = logits.new_full((), denominator, dtype=dtype)
+    elif denominator.ndim > 0:
+        raise ValueError(
+            f"denominator has shape {tuple(denominator.shape)}, expected a number or a 0-d "
+            "tensor: sum it first"
+        )
+    denominator = denominator.to(logits.device, dtype, non_blocking=True)
+    if empty == "nan" or (readable(denominator) and denominator.item() != 0):
+        return denominator
+    return denominator.masked_fill(denominator == 0, math.inf)
 
 
 def check_shapes(logits: Any, target: Any) -> None:

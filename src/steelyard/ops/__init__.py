@@ -1,7 +1,7 @@
-"""The only room that touches N×C numbers: the primitive, and the choice of its engine.
+"""The only room that touches N×C numbers: the losses of positions, and the choice of engine.
 
-An engine is a module with ``row_logprob`` (the log-probability of the target class) and
-``class_logprob`` (of all classes); :mod:`steelyard.ops.reference` says what they mean.
+:mod:`steelyard.ops.work` says what is to be done, :mod:`steelyard.ops.reference` what it means. A
+fast engine is a module with a ``forward`` and a ``backward``.
 """
 
 from typing import NamedTuple
@@ -9,18 +9,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from steelyard.ops import blocked, reference
+from steelyard.ops import blocked, fused, reference
 from steelyard.ops.edit import Edit, along_classes, compute_dtype
+from steelyard.ops.work import Tail, Work
 
 __all__ = [
     "ENGINES",
     "Edit",
     "EngineChoice",
+    "Tail",
+    "Work",
     "along_classes",
     "choose_engine",
-    "class_logprob",
     "compute_dtype",
-    "row_logprob",
+    "losses",
 ]
 
 ENGINES = ("auto", "reference", "blocked")
@@ -33,13 +35,13 @@ class EngineChoice(NamedTuple):
     reason: str
 
 
-def choose_engine(engine: str, logits: Tensor, all_classes: bool) -> EngineChoice:
+def choose_engine(engine: str, logits: Tensor, *others: Tensor | None) -> EngineChoice:
     """The engine that a loss uses for these logits.
 
     Args:
         engine: "auto", or the engine that was asked for.
         logits: (N, C, d…), floating.
-        all_classes: whether log p of all classes is needed, as for smoothing or probabilities.
+        *others: the target, the sample weights and the denominator, as far as there are any.
 
     Returns:
         The engine's name and the reason in words.
@@ -49,7 +51,7 @@ def choose_engine(engine: str, logits: Tensor, all_classes: bool) -> EngineChoic
     """
     if engine == "reference":
         return EngineChoice(engine, "asked for by name")
-    obstacle = _blocked_obstacle(logits, all_classes)
+    obstacle = _obstacle(logits, others)
     if engine == "auto":
         if obstacle is None:
             return EngineChoice("blocked", "the logits are on the CPU")
@@ -62,51 +64,54 @@ def choose_engine(engine: str, logits: Tensor, all_classes: bool) -> EngineChoic
     return EngineChoice(engine, "asked for by name")
 
 
-def _blocked_obstacle(logits: Tensor, all_classes: bool) -> str | None:
+def _obstacle(logits: Tensor, others: tuple[Tensor | None, ...]) -> str | None:
     """Why the blocked engine cannot do it, if it cannot."""
-    if logits.device.type != "cpu":
-        return f"the logits are on {logits.device}, it works on the CPU"
-    if all_classes:
-        return "smoothing and probabilities need log p of every class, it has that of the target"
-    return _tracing_obstacle(logits)
-
-
-def _tracing_obstacle(logits: Tensor) -> str | None:
-    """What stands between an engine and plain memory, if anything does."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return "the call is being traced into a graph, which fuses the plain formula"
+        return "the call is traced into a graph, where the plain formula fuses"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode differentiation is active"
+    if logits.device.type != "cpu":
+        return f"the logits are on {logits.device}, and it works on the CPU"
     if type(logits) not in (Tensor, nn.Parameter) or torch._C._len_torch_dispatch_stack() > 0:
         return "the logits are not a plain tensor, or a dispatch mode watches every operation"
+    for other in others:
+        if other is not None and other.requires_grad:
+            return "it differentiates by the logits alone, and another argument requires a gradient"
     return None
 
 
-def row_logprob(
-    logits: Tensor, target: Tensor, edit: Edit, ignore_index: int, engine: str = "auto"
+def losses(
+    logits: Tensor,
+    work: Work,
+    engine: str = "auto",
+    *,
+    reduce: bool = False,
+    divisor: Tensor | None = None,
 ) -> Tensor:
-    """``reference.row_logprob`` by the engine asked for."""
+    """The losses of positions, or their sum.
+
+    Args:
+        logits: (N, C, d…), floating.
+        work: what is to be done.
+        engine: which engine is to do it.
+        reduce: sum over positions.
+        divisor: what the sum is divided by, 0-dimensional and not 0.
+
+    Returns:
+        (N, d…), or with ``reduce`` a 0-d tensor; in at least float32.
+    """
     if logits.ndim > 2 and logits.stride(1) == 1:
         # Classes are innermost (channels_last, or a transposed (N, T, C)): these are rows already,
         # and taken as rows the gradient keeps the memory format of the logits.
         rows = logits.movedim(1, -1)
-        log_p = row_logprob(rows.flatten(0, -2), target.flatten(), edit, ignore_index, engine)
-        return log_p.view(target.shape)
-    if choose_engine(engine, logits, all_classes=False).engine == "blocked":
-        return blocked.row_logprob(logits, target, edit, ignore_index)
-    return reference.row_logprob(logits, target, edit, ignore_index)
-
-
-def class_logprob(
-    logits: Tensor, target: Tensor, edit: Edit, ignore_index: int, engine: str = "auto"
-) -> Tensor:
-    """``reference.class_logprob`` by the engine asked for."""
-    if logits.ndim > 2 and logits.stride(1) == 1:
-        rows = logits.movedim(1, -1)
-        soft = target.is_floating_point()
-        flat = target.movedim(1, -1).flatten(0, -2) if soft else target.flatten()
-        log_p = class_logprob(rows.flatten(0, -2), flat, edit, ignore_index, engine)
-        return log_p.view(rows.shape).movedim(-1, 1)
-    return reference.class_logprob(logits, target, edit, ignore_index)
+        flat = losses(rows.flatten(0, -2), work.as_rows(), engine, reduce=reduce, divisor=divisor)
+        return flat if reduce else flat.view(rows.shape[:-1])
+    chosen = choose_engine(engine, logits, work.target, work.share, divisor).engine
+    if chosen == "blocked":
+        return fused.losses(blocked, logits, work, reduce, divisor)
+    values = reference.losses(logits, work)
+    if not reduce:
+        return values
+    return values.sum() if divisor is None else values.sum() / divisor

@@ -1,4 +1,4 @@
-"""The primitive in plain torch: any device, any dtype, any order of derivative.
+"""The losses in plain torch: any device, any dtype, any order of derivative.
 
 Every other engine is tested against this one, so it is written to be read.
 """
@@ -6,48 +6,51 @@ Every other engine is tested against this one, so it is written to be read.
 import torch
 from torch import Tensor
 
-from steelyard.ops.edit import Edit, along_classes, compute_dtype
+from steelyard.ops.edit import along_classes, compute_dtype
+from steelyard.ops.work import Work, scaled
 
 
-def row_logprob(logits: Tensor, target: Tensor, edit: Edit, ignore_index: int) -> Tensor:
-    """Log-probability of each position's class.
-
-    Args:
-        logits: (N, C, d…), floating.
-        target: (N, d…), int64 class indices.
-        edit: what is done to the logits first.
-        ignore_index: positions with this target give 0 and a gradient of exactly 0, whatever
-            their logits hold.
-
-    Returns:
-        (N, d…), in at least float32.
-    """
-    ignored = target == ignore_index
-    index = target.masked_fill(ignored, 0).unsqueeze(1)  # (N, 1, d…)
-    log_p = class_logprob(logits, target, edit, ignore_index)
-    return log_p.gather(1, index).squeeze(1).masked_fill(ignored, 0)
+def losses(logits: Tensor, work: Work) -> Tensor:
+    """One loss per position, (N, d…), in at least float32, for logits (N, C, d…)."""
+    log_p = class_logprob(logits, work)
+    if work.all_classes:
+        rows = _over_classes(log_p, work)
+    else:
+        ignored = work.ignored()
+        index = work.target.masked_fill(ignored, 0)
+        own = log_p.gather(1, index.unsqueeze(1)).squeeze(1).masked_fill(ignored, 0)
+        rows = work.tail(own, work.parameter_of(index))  # 0 where ignored, for there log p is 0
+    return rows if work.share is None else scaled(work.share, rows)
 
 
-def class_logprob(logits: Tensor, target: Tensor, edit: Edit, ignore_index: int) -> Tensor:
-    """Log-probabilities of all classes, (N, C, d…), for the targets whose margins apply.
-
-    Args:
-        logits: (N, C, d…), floating.
-        target: class indices (N, d…) in int64, or probabilities (N, C, d…).
-        edit: what is done to the logits first.
-        ignore_index: positions with this target are as if their logits were all equal.
-
-    Returns:
-        (N, C, d…), in at least float32.
-    """
+def class_logprob(logits: Tensor, work: Work) -> Tensor:
+    """Log-probabilities of all classes (N, C, d…); an ignored position's are those of zeros."""
     wide = logits.to(compute_dtype(logits))
-    if target.is_floating_point():
-        return edit(wide, target).log_softmax(1)
-    target = target.unsqueeze(1)  # (N, 1, d…)
+    if not work.of_indices:
+        return work.edit(wide, work.target).log_softmax(1)
+    target = work.target.unsqueeze(1)  # (N, 1, d…)
     # Before anything else touches them: a NaN that is only multiplied by 0 later stays a NaN.
-    wide = wide.masked_fill(target == ignore_index, 0)
+    wide = wide.masked_fill(target == work.ignore_index, 0)
     one_hot = None
-    if edit.margin is not None:
+    if work.edit.margin is not None:
         classes = torch.arange(logits.shape[1], device=logits.device)
         one_hot = (along_classes(classes, logits) == target).to(wide.dtype)
-    return edit(wide, one_hot).log_softmax(1)
+    return work.edit(wide, one_hot).log_softmax(1)
+
+
+def _over_classes(log_p: Tensor, work: Work) -> Tensor:
+    """``Σ_c weight_c · t'_c · tail(log p_c)``, (N, d…)."""
+    losses = work.tail(log_p, work.class_parameter(log_p))
+    spread = work.smoothing / log_p.shape[1]
+    if not work.of_indices:
+        share = (1 - work.smoothing) * work.target + spread
+        if work.weight is not None:
+            share = along_classes(work.weight, log_p) * share
+        return scaled(share, losses).sum(1)
+    if work.weight is not None:
+        losses = scaled(along_classes(work.weight, log_p), losses)
+    ignored = work.ignored()
+    index = work.target.masked_fill(ignored, 0)
+    own = losses.gather(1, index.unsqueeze(1)).squeeze(1)
+    rows = (1 - work.smoothing) * own + spread * losses.sum(1)
+    return rows.masked_fill(ignored, 0)

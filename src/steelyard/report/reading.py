@@ -23,7 +23,9 @@ class Reading:
     results: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        found = self.results.get("schema")
+        found = self.results.get("schema") if isinstance(self.results, Mapping) else None
+        if found is None:
+            raise ValueError("these are not the results of a study: they name no schema")
         if found != SCHEMA:
             raise ValueError(
                 f"the results have schema {found!r}, and this Steelyard reads schema {SCHEMA}; "
