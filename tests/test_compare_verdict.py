@@ -101,6 +101,8 @@ def test_nothing_to_tell_apart_recommends_the_simplest():
         "No candidate can be told from tuned cross-entropy in balanced accuracy.",
         "Highest mean balanced accuracy: Focal (50.8 %).",
         "Use Cross-entropy: the simplest that cannot be told from it.",
+        "The lead of Focal (+0.4 points, 95 % interval -2.2 to +3.0) may be luck; more seeds can "
+        "tell.",
     )
 
 

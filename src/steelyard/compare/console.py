@@ -63,7 +63,7 @@ class Progressing:
     def remaining(self) -> float | None:
         """Seconds left at the pace of this run; what an earlier run did tells nothing."""
         fresh = self.done - self._before
-        if fresh <= 0:
+        if fresh <= 0 or self.done >= self.total:
             return None
         return (time.monotonic() - self._begun) / fresh * (self.total - self.done)
 

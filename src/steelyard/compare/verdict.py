@@ -203,7 +203,10 @@ def judge(
     )
     recommended = _recommend(tied, comparisons, baseline)
     sentences = [*_against_baseline(comparisons, titles, baseline, score_title)]
-    sentences += _recommendation(recommended, best, titles, finished, score_title)
+    # Without a winner the reader wants to know how far ahead the unproven leader is.
+    leads = {c.candidate: c.difference for c in comparisons}
+    lead = leads.get(best) if recommended == baseline else None
+    sentences += _recommendation(recommended, best, titles, finished, lead, score_title)
     return Verdict(tuple(sentences), best, tied, recommended)
 
 
@@ -254,12 +257,18 @@ def _recommendation(
     best: str,
     titles: Mapping[str, str],
     means: Mapping[str, float],
+    lead: Interval | None,
     score_title: str,
 ) -> list[str]:
     lines = [f"Highest mean {score_title}: {titles[best]} ({100 * means[best]:.1f} %)."]
     if recommended == best:
         return [*lines, f"Use {titles[best]}."]
-    return [*lines, f"Use {titles[recommended]}: the simplest that cannot be told from it."]
+    lines.append(f"Use {titles[recommended]}: the simplest that cannot be told from it.")
+    if lead is not None:
+        lines.append(
+            f"The lead of {titles[best]} ({_points(lead)}) may be luck; more seeds can tell."
+        )
+    return lines
 
 
 def _points(difference: Interval) -> str:
