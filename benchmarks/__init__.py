@@ -1,0 +1,1 @@
+"""Speed and memory of the losses, beside their peers: ``python -m benchmarks``."""

@@ -1,0 +1,66 @@
+"""Time and memory of one call."""
+
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def seconds(calls: dict[str, Callable[[], object]], budget: float) -> dict[str, float]:
+    """Median time of each call, taken in turns, so that a busy moment meets them all.
+
+    A call that takes long is repeated inside one turn no more than once.
+    """
+    repeats = {}
+    for name, call in calls.items():
+        call()
+        start = time.perf_counter()
+        call()
+        repeats[name] = max(1, min(200, int(0.01 / (time.perf_counter() - start))))
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + budget
+    while time.perf_counter() < end or len(next(iter(found.values()))) < 7:
+        for name, call in calls.items():
+            _wait()
+            start = time.perf_counter()
+            for _ in range(repeats[name]):
+                call()
+            _wait()
+            found[name].append((time.perf_counter() - start) / repeats[name])
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def peak_bytes(call: Callable[[], object]) -> int | None:
+    """How far memory rises during one call, as the kernel or the CUDA allocator saw it."""
+    call()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    if not CLEAR.exists():
+        return None
+    ctypes.CDLL(None).malloc_trim(0)  # what is free but kept would hide what the call takes
+    CLEAR.write_text("5")  # the high-water mark starts anew
+    before = _status("VmRSS")
+    call()
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(key: str) -> int:
+    line = next(x for x in STATUS.read_text().splitlines() if x.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
