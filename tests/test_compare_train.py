@@ -12,7 +12,7 @@ from steelyard.compare.candidates import CANDIDATES, candidate, draw_trials
 from steelyard.compare.data import load_digits
 from steelyard.compare.group import Group, plan_groups, run_group
 from steelyard.compare.network import Networks
-from steelyard.compare.objective import Objective, build_loss, tail_of
+from steelyard.compare.objective import Objective, build_loss, stack_order
 from steelyard.compare.prepare import prepare
 from steelyard.compare.study import Study
 from steelyard.compare.train import AdamW, Plan, Rows, batch_size_for, rate_factor, train
@@ -36,15 +36,8 @@ def stack_of(names, seeds, dtype):
         _, _, counts = features_and_labels(seed)
         trials = draw_trials(names, seed, DRAWS)
         built = [build_loss(candidate(t.candidate), t.options, counts, START) for t in trials]
-        rows.append(
-            sorted(
-                zip(trials, built, strict=True),
-                key=lambda pair: (
-                    candidate(pair[0].candidate).head == "cosine",
-                    tail_of(pair[1]).__name__,
-                ),
-            )
-        )
+        order = stack_order([candidate(t.candidate) for t in trials], built)
+        rows.append([(trials[i], built[i]) for i in order])
     trials = [[trial for trial, _ in row] for row in rows]
     losses = [[loss for _, loss in row] for row in rows]
     linear = sum(candidate(trial.candidate).head == "linear" for trial in trials[0])

@@ -17,7 +17,7 @@ from torch import Tensor
 from steelyard.compare.candidates import BASELINE, candidate, draw_trials
 from steelyard.compare.data import Data
 from steelyard.compare.network import Networks
-from steelyard.compare.objective import Objective, build_loss, tail_of
+from steelyard.compare.objective import Objective, build_loss, stack_order
 from steelyard.compare.prepare import Prepared, prepare
 from steelyard.compare.scores import SELECTORS, confusion_matrix, score_predictions
 from steelyard.compare.study import Study, Trial
@@ -138,11 +138,10 @@ class _Stack:
             ]
             for row, part in zip(trained, prepared, strict=True)
         ]
-        tails = [tail_of(loss).value.__name__ for loss in losses[0]]
-        heads = [candidate(t.candidate).head for t in trained[0]]
-        order = sorted(range(len(tails)), key=lambda i: (heads[i] == "cosine", tails[i], i))
+        kinds = [candidate(t.candidate) for t in trained[0]]
+        order = stack_order(kinds, losses[0])
         self.trials = [[row[i] for i in order] for row in trained]
-        self.linear = heads.count("linear")
+        self.linear = sum(kind.head == "linear" for kind in kinds)
         classes = len(prepared[0].counts)
         self.objective = Objective(
             [[row[i] for i in order] for row in losses], classes, study.device, self.dtype
