@@ -62,6 +62,15 @@ def test_the_chosen_draw_validated_best_and_ties_go_to_the_first(study):
             assert cell["chosen"] == int(np.argmax(scores))
 
 
+def test_cosines_are_scaled_before_they_are_called_probabilities():
+    """Cosines in [-1, 1] as logits would leave every probability near 1/C, and the log loss too."""
+    x, y = blobs([60, 60, 60], spread=0.3)
+    found = compare.run(x, y, losses=["ldam"], seeds=1, draws=1, epochs=30)
+    ldam = next(c for c in found.results["candidates"] if c["name"] == "ldam")
+    assert ldam["scores"]["accuracy"]["mean"] > 0.95
+    assert ldam["scores"]["log_loss"]["mean"] < 0.2
+
+
 def test_the_same_study_twice_is_the_same(study):
     assert without_times(compare.run(*blobs([120, 30, 6]), **QUICK)) == without_times(study)
 

@@ -285,6 +285,10 @@ class _Stack:
         logits = torch.cat(chunks, 1).T  # (n, C)
         if adjust is not None:
             logits = logits - adjust
+        trial = self.trials[s][place]
+        if candidate(trial.candidate).head == "cosine":
+            # No decision changes, but cosines are in [-1, 1]: probabilities need training's scale.
+            logits = logits * trial.options["scale"]
         return score_predictions(logits, torch.from_numpy(test.labels), self.prepared[s].counts)
 
     def _curve(self, s: int, place: int, with_scores: bool) -> Cell:
