@@ -152,4 +152,6 @@ def peers(device: str) -> Iterator[Peer]:
     yield Peer("steelyard focal", "focal", ours(sy.FocalLoss, gamma=GAMMA))
     yield Peer("steelyard focal, torch.compile", "focal", ours_in_a_compiled_step)
     yield Peer("F.cross_entropy, smoothing", "", smoothed)
-    yield Peer("steelyard cross-entropy, smoothing", "", ours(sy.CrossEntropyLoss, label_smoothing=0.1))
+    yield Peer(
+        "steelyard cross-entropy, smoothing", "", ours(sy.CrossEntropyLoss, label_smoothing=0.1)
+    )
