@@ -96,7 +96,8 @@ def _add_compare(commands: Commands) -> None:
         action="append",
         metavar="NAME",
         dest="losses",
-        help="a candidate; repeat for more. The baselines are always in the study",
+        help="a candidate; repeat for more. The baselines are always in the study; an unknown "
+        "NAME lists what there is",
     )
     compare.add_argument("--seeds", type=int, default=5, help="splits and trainings (%(default)s)")
     compare.add_argument(
@@ -111,7 +112,8 @@ def _add_compare(commands: Commands) -> None:
         "--select",
         default="balanced_accuracy",
         metavar="SCORE",
-        help="what draws are chosen by and losses judged on (%(default)s)",
+        help="what draws are chosen by and losses judged on; an unknown SCORE lists what there is "
+        "(%(default)s)",
     )
     compare.add_argument("--device", default="cpu", help="where to train, as in cuda (%(default)s)")
     compare.add_argument(

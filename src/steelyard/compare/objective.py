@@ -15,7 +15,6 @@ import steelyard as sy
 from steelyard.compare.study import Candidate
 from steelyard.losses import SoftmaxLoss
 from steelyard.losses.contract import Form, evaluate
-from steelyard.ops import Tail
 
 _FILL = {"weight": 1.0, "scale": 1.0, "bias": 0.0, "margin": 0.0}  # what an absent vector means
 
