@@ -160,7 +160,7 @@ def test_ignored_logits_cannot_poison(
     logits, index, _ = make((6, 2), dtype=dtype)
     ignored = (index == 1).unsqueeze(1).expand_as(logits)
     loss = row.build(ignore_index=1, engine=engine, label_smoothing=smoothing, weight=WEIGHT)
-    clean = loss(logits, index)
+    clean = loss(logits.clone().requires_grad_(), index)
     sick = logits.masked_fill(ignored, poison).requires_grad_()
     value = loss(sick, index)
     assert torch.equal(value, clean)
@@ -275,7 +275,9 @@ def test_half_precision_is_as_good_as_float32(row: Row, engine: str, dtype: torc
     # Where p is 1 to sixteen digits the gradient in float64 is 0, and the truth is not.
     rounding += torch.finfo(torch.float64).eps * exact.grad.abs().max()
     error = (half.grad.double() - exact.grad).abs()
-    assert (error <= (single.grad - exact.grad).abs() + 1.01 * rounding).all()
+    # And a unit of float32 of the largest gradient: what is nothing beside it may underflow.
+    unit = torch.finfo(torch.float32).eps * exact.grad.abs().max()
+    assert (error <= (single.grad - exact.grad).abs() + 1.01 * rounding + unit).all()
 
 
 @each_row

@@ -96,7 +96,8 @@ def _add_compare(commands: Commands) -> None:
         action="append",
         metavar="NAME",
         dest="losses",
-        help="a candidate; repeat for more. The baselines are always in the study",
+        help="a candidate; repeat for more. The baselines are always in the study; an unknown "
+        "NAME lists what there is",
     )
     compare.add_argument("--seeds", type=int, default=5, help="splits and trainings (%(default)s)")
     compare.add_argument(
@@ -111,7 +112,8 @@ def _add_compare(commands: Commands) -> None:
         "--select",
         default="balanced_accuracy",
         metavar="SCORE",
-        help="what draws are chosen by and losses judged on (%(default)s)",
+        help="what draws are chosen by and losses judged on; an unknown SCORE lists what there is "
+        "(%(default)s)",
     )
     compare.add_argument("--device", default="cpu", help="where to train, as in cuda (%(default)s)")
     compare.add_argument(
@@ -128,6 +130,9 @@ def _add_compare(commands: Commands) -> None:
         metavar="N",
         help="processes on this machine (%(default)s)",
     )
+    compare.add_argument(
+        "--group", type=int, metavar="TRIALS", help="trained as one stack; default: by the memory"
+    )
     compare.add_argument("--backend", default="local", help="local, dask or ray (%(default)s)")
     compare.add_argument("--address", metavar="URL", help="the cluster's scheduler")
     compare.add_argument("--json", action="store_true", help="print results.json instead of tables")
@@ -135,13 +140,17 @@ def _add_compare(commands: Commands) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from steelyard.compare.command import run_command
+    from steelyard.compare.command import run_command, show
     from steelyard.compare.study import StudyError
 
     try:
-        run_command(options)
+        results, path = run_command(options)
     except StudyError as error:
         raise UsageError(str(error)) from error
+    show(results, as_json=options.json)
+    page = _write_page(results, options.out)
+    if not options.json:
+        print(f"\nWritten: {path} and {page.name}")
 
 
 def _add_weights(commands: Commands) -> None:
@@ -185,11 +194,21 @@ def _report(options: argparse.Namespace) -> None:
         raise UsageError(f"there is no {path}; `steelyard compare --out …` writes it") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} could not be read: {error}") from error
+    try:
+        print(_write_page(results, options.folder))
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"{path} does not hold the results of a study: {error}") from error
+
+
+def _write_page(results: dict[str, Any], folder: Path) -> Path:
     from steelyard.report import write
 
-    page = options.folder / "report.html"
-    write(results, page)
-    print(page)
+    page = folder / "report.html"
+    try:
+        write(results, page)
+    except OSError as error:
+        raise UsageError(f"{page} could not be written: {error.strerror}") from error
+    return page
 
 
 def _add_explain(commands: Commands) -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from operator import index
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 # Arrays and columns of NumPy, pandas and polars are iterables too; none of the three is imported.
@@ -112,6 +113,31 @@ class ClassCounts:
             medium=tuple(c for c, n in numbered if few <= n <= many),
             few=tuple(c for c, n in numbered if n < few),
         )
+
+    def all_reduce(self, group: "dist.ProcessGroup | None" = None) -> "ClassCounts":
+        """Merge the counts of all ranks: what `+` over every rank's counts gives, on each of them.
+
+        Every rank of the group takes part, one whose shard is empty too. What is sent is the
+        counts, never the labels.
+
+        Args:
+            group: The ranks that counted a shard each; by default all. Where
+                ``torch.distributed`` is not initialised these counts are the whole.
+
+        Raises:
+            ValueError: Ranks that differ in the number of classes or in the names, on every rank;
+                or a group that this process is not in.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            return self
+        if dist.get_rank(group) < 0:
+            raise ValueError(
+                f"rank {dist.get_rank()} is not in the group: only its members merge their counts"
+            )
+        # As objects: ranks whose class numbers differ then get the error of `+`, not a hang.
+        parts: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(parts, self, group)
+        return cast("ClassCounts", sum(parts))
 
     def __add__(self, other: "ClassCounts") -> "ClassCounts":
         if not isinstance(other, ClassCounts):

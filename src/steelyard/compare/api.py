@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard.compare.candidates import choose
 from steelyard.compare.data import from_any
-from steelyard.compare.run import run_study
+from steelyard.compare.runner import run_study
 from steelyard.compare.store import write_atomically
 from steelyard.compare.study import Study
 

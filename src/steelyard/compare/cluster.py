@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from importlib import import_module
+from typing import Any
 
 import joblib
 
@@ -41,22 +43,22 @@ def run_parallel(
         yield from parallel(joblib.delayed(timed_group)(data, study, group) for group in groups)
 
 
-def _dask_client(address: str | None):
+def _dask_client(address: str | None) -> Any:
     try:
         from distributed import Client
     except ImportError as error:
         raise StudyError("--backend dask needs pip install 'dask[distributed]'") from error
     try:
-        return Client(address, timeout=10, set_as_default=False)
+        return Client(address, timeout=5, set_as_default=False)
     except (OSError, TimeoutError) as error:
         raise StudyError(f"no Dask scheduler answers at {address}") from error
 
 
 def _connect_ray(address: str | None) -> None:
     try:
-        import ray
-        from ray.util.joblib import register_ray
+        # By name: ray is no dependency, not even of the type checker.
+        ray, bridge = import_module("ray"), import_module("ray.util.joblib")
     except ImportError as error:
         raise StudyError("--backend ray needs pip install 'ray[default]'") from error
     ray.init(address=address, ignore_reinit_error=True)
-    register_ray()
+    bridge.register_ray()

@@ -16,13 +16,16 @@ from steelyard.compare.api import write_results
 from steelyard.compare.candidates import choose
 from steelyard.compare.console import LiveTable, PlainLines, print_results
 from steelyard.compare.data import load, load_digits
-from steelyard.compare.run import check_backend, run_study
+from steelyard.compare.runner import check_backend, run_study
 from steelyard.compare.store import FILE
 from steelyard.compare.study import Study
 
 
-def run_command(options: argparse.Namespace) -> None:
-    """Run the study that the command line asks for.
+def run_command(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+    """Run the study that the command line asks for, and write its results.
+
+    Returns:
+        The results, and the path of their file.
 
     Raises:
         StudyError: it cannot be run.
@@ -45,24 +48,21 @@ def run_command(options: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         _say_how_to_resume(options.out)
         raise
-    files = write_files(results, options.out)
-    if options.json:
+    return results, write_results(results, options.out)
+
+
+def show(results: dict[str, Any], *, as_json: bool) -> None:
+    """Print the results: tables and the verdict, or everything as JSON."""
+    if as_json:
         json.dump(results, sys.stdout, indent=1, allow_nan=False, ensure_ascii=False)
         print()
-        return
-    print_results(results, Console())
-    print()
-    print(f"Written: {', '.join(str(file) for file in files)}")
+    else:
+        print_results(results, Console())
 
 
 def _watcher(study: Study) -> AbstractContextManager[Any]:
     console = Console(stderr=True)
     return LiveTable(study, console) if console.is_terminal else PlainLines(study, sys.stderr)
-
-
-def write_files(results: dict[str, Any], folder: Path) -> list[Path]:
-    """Write results.json and report.html into the folder."""
-    return [write_results(results, folder)]
 
 
 def _say_how_to_resume(folder: Path) -> None:

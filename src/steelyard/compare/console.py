@@ -63,7 +63,7 @@ class Progressing:
     def remaining(self) -> float | None:
         """Seconds left at the pace of this run; what an earlier run did tells nothing."""
         fresh = self.done - self._before
-        if fresh <= 0:
+        if fresh <= 0 or self.done >= self.total:
             return None
         return (time.monotonic() - self._begun) / fresh * (self.total - self.done)
 
@@ -121,6 +121,7 @@ class LiveTable(Progressing):
 
     def __enter__(self) -> LiveTable:
         self._live.__enter__()
+        self.show()
         return self
 
     def __exit__(

@@ -324,6 +324,8 @@ def _checked(
             f"{few} {each} in {target!r}; a class needs two rows, one to train and one to test: "
             "drop it, merge it, or find more rows"
         )
+    if not numbers.shape[1] and rest is None:
+        raise StudyError(f"{name} has no column to learn {target!r} from")
     infinite = np.isinf(numbers)
     if infinite.any():
         numbers = np.where(infinite, np.float32(np.nan), numbers)

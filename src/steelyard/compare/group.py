@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import steelyard as sy
 from steelyard.compare.candidates import BASELINE, candidate, draw_trials
 from steelyard.compare.data import Data
 from steelyard.compare.network import Networks
-from steelyard.compare.objective import Objective, build_loss, tail_of
+from steelyard.compare.objective import Objective, build_loss, stack_order
 from steelyard.compare.prepare import Prepared, prepare
 from steelyard.compare.scores import SELECTORS, confusion_matrix, score_predictions
 from steelyard.compare.study import Study, Trial
 from steelyard.compare.train import Plan, Rows, batch_size_for, train
+from steelyard.losses import adjust_logits
 
 CURVE_POINTS = 20
 Cell = dict[str, Any]
@@ -95,7 +95,8 @@ def _run_group(
         stack = _Stack(study, group, seeds, [prepared[seed] for seed in seeds])
         stack.train(advance)
         cells += stack.cells()
-    return cells
+    order = {cell: place for place, cell in enumerate(group.cells)}
+    return sorted(cells, key=lambda cell: order[cell["seed"], cell["candidate"]])
 
 
 def timed_group(
@@ -137,11 +138,10 @@ class _Stack:
             ]
             for row, part in zip(trained, prepared, strict=True)
         ]
-        tails = [tail_of(loss).value.__name__ for loss in losses[0]]
-        heads = [candidate(t.candidate).head for t in trained[0]]
-        order = sorted(range(len(tails)), key=lambda i: (heads[i] == "cosine", tails[i], i))
+        kinds = [candidate(t.candidate) for t in trained[0]]
+        order = stack_order(kinds, losses[0])
         self.trials = [[row[i] for i in order] for row in trained]
-        self.linear = heads.count("linear")
+        self.linear = sum(kind.head == "linear" for kind in kinds)
         classes = len(prepared[0].counts)
         self.objective = Objective(
             [[row[i] for i in order] for row in losses], classes, study.device, self.dtype
@@ -217,8 +217,7 @@ class _Stack:
                 cells.append(self._cell(s, name, places, scores[s, places], losses[s, places]))
             for name, run in groupby(self.post_hoc[s], key=lambda trial: trial.candidate):
                 cells.append(self._post_hoc_cell(s, name, list(run), losses[s]))
-        order = {cell: place for place, cell in enumerate(self.group.cells)}
-        return sorted(cells, key=lambda cell: order[cell["seed"], cell["candidate"]])
+        return cells
 
     def _cell(
         self,
@@ -270,7 +269,7 @@ class _Stack:
         counts = self.prepared[s].counts
         zero = torch.zeros(len(counts), dtype=self.dtype)
         adjust = torch.stack(
-            [-sy.adjust_logits(zero, counts, tau=trial.options["tau"]) for trial in trials]
+            [-adjust_logits(zero, counts, tau=trial.options["tau"]) for trial in trials]
         ).to(self.study.device)
         rows = Rows(self.validation.features[s : s + 1], self.validation.labels[s : s + 1])
         confusions = self._confusions(self.networks.select(s, places), rows, adjust.unsqueeze(0))
@@ -286,6 +285,10 @@ class _Stack:
         logits = torch.cat(chunks, 1).T  # (n, C)
         if adjust is not None:
             logits = logits - adjust
+        trial = self.trials[s][place]
+        if candidate(trial.candidate).head == "cosine":
+            # No decision changes, but cosines are in [-1, 1]: probabilities need training's scale.
+            logits = logits * trial.options["scale"]
         return score_predictions(logits, torch.from_numpy(test.labels), self.prepared[s].counts)
 
     def _curve(self, s: int, place: int, with_scores: bool) -> Cell:

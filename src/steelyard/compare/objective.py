@@ -15,7 +15,6 @@ import steelyard as sy
 from steelyard.compare.study import Candidate
 from steelyard.losses import SoftmaxLoss
 from steelyard.losses.contract import Form, evaluate
-from steelyard.ops import Tail
 
 _FILL = {"weight": 1.0, "scale": 1.0, "bias": 0.0, "margin": 0.0}  # what an absent vector means
 
@@ -48,16 +47,21 @@ def build_loss(
     return sy.DeferredReweighting(loss, weight, start)
 
 
-def tail_of(loss: SoftmaxLoss | sy.DeferredReweighting) -> Tail:
-    """What trials must share to be evaluated in one call."""
-    return _current(loss).form.tail
+def stack_order(
+    candidates: Sequence[Candidate], losses: Sequence[SoftmaxLoss | sy.DeferredReweighting]
+) -> list[int]:
+    """The order in which trials stack: linear heads before cosine ones, equal tails together."""
+    tails = [_current(loss).form.tail for loss in losses]
+    return sorted(
+        range(len(losses)), key=lambda i: (candidates[i].head == "cosine", tails.index(tails[i]))
+    )
 
 
 class Objective:
     """The losses of S seeds × T trials as one function of their logits.
 
-    Trials are to be ordered so that equal tails stand side by side; each run of them becomes one
-    vmapped call of the contract's own `evaluate`.
+    Trials are to come in `stack_order`: each run of equal tails becomes one vmapped call of the
+    contract's own `evaluate`.
     """
 
     def __init__(

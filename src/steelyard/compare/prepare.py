@@ -82,7 +82,7 @@ def prepare(data: Data, seed: int, validation: float, test: float) -> Prepared:
     Raises:
         StudyError: no feature varies within the training rows.
     """
-    key = (data.digest, seed, validation, test)
+    key = (data.digest, data.target, data.tail_ratio, seed, validation, test)
     if key not in _kept:
         while len(_kept) >= _KEPT:
             del _kept[next(iter(_kept))]
@@ -91,7 +91,7 @@ def prepare(data: Data, seed: int, validation: float, test: float) -> Prepared:
 
 
 _KEPT = 2
-_kept: dict[tuple[str, int, float, float], Prepared] = {}
+_kept: dict[tuple[object, ...], Prepared] = {}
 
 
 def _prepare(data: Data, seed: int, validation: float, test: float) -> Prepared:

@@ -174,9 +174,27 @@ def _verdict(study: Study, entries: list[dict[str, Any]], overlap: float) -> dic
     code = {entry["name"]: entry["code"] for entry in entries}
     return {
         "score": study.select,
-        "sentences": list(verdict.sentences),
+        "sentences": [*verdict.sentences, *_price(study.select, verdict.recommended, entries)],
         "best": verdict.best,
         "tied": list(verdict.tied),
         "recommended": verdict.recommended,
         "code": code[verdict.recommended] if verdict.recommended else None,
     }
+
+
+def _price(select: str, recommended: str | None, entries: list[dict[str, Any]]) -> list[str]:
+    """What the recommended candidate does to the scores it was not chosen by, in one sentence."""
+    if recommended in (None, BASELINE):
+        return []
+    means = {
+        entry["name"]: {score: entry["scores"][score]["mean"] for score in SELECTABLE}
+        for entry in entries
+    }
+    if None in means[BASELINE].values():
+        return []
+    changes = [
+        f"{TITLES[score]} {100 * (means[recommended][score] - means[BASELINE][score]):+.1f}"
+        for score in ("balanced_accuracy", "macro_f1", "accuracy")
+        if score != select
+    ]
+    return [f"What it does to the other scores, in points: {', '.join(changes)}."]

@@ -38,6 +38,8 @@ class Store:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         with self._explained():
+            if folder is not None and folder.is_file():
+                raise StudyError(f"{folder} is a file; name a folder for --out")
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(folder / FILE if folder else ":memory:")

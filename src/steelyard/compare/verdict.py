@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 from statsmodels.stats.multitest import multipletests
 
 from steelyard.compare.study import MINIMUM_SEEDS
@@ -64,7 +64,7 @@ def interval(values: Sequence[float | None], overlap: float) -> Interval:
     if len(known) == 1:
         return Interval(mean, None, None, None)
     std = float(known.std(ddof=1))
-    half = float(stats.t.ppf(1 - LEVEL / 2, len(known) - 1)) * _standard_error(known, overlap)
+    half = float(stdtrit(len(known) - 1, 1 - LEVEL / 2)) * _standard_error(known, overlap)
     return Interval(mean, std, mean - half, mean + half)
 
 
@@ -83,7 +83,7 @@ def p_value(differences: np.ndarray, overlap: float) -> float | None:
     if np.ptp(differences) < 1e-12:
         return 1.0
     t = differences.mean() / _standard_error(differences, overlap)
-    return float(2 * stats.t.sf(abs(t), len(differences) - 1))
+    return float(2 * stdtr(len(differences) - 1, -abs(t)))
 
 
 def compare(
@@ -203,7 +203,10 @@ def judge(
     )
     recommended = _recommend(tied, comparisons, baseline)
     sentences = [*_against_baseline(comparisons, titles, baseline, score_title)]
-    sentences += _recommendation(recommended, best, titles, finished, score_title)
+    # Without a winner the reader wants to know how far ahead the unproven leader is.
+    leads = {c.candidate: c.difference for c in comparisons}
+    lead = leads.get(best) if recommended == baseline else None
+    sentences += _recommendation(recommended, best, titles, finished, lead, score_title)
     return Verdict(tuple(sentences), best, tied, recommended)
 
 
@@ -254,12 +257,18 @@ def _recommendation(
     best: str,
     titles: Mapping[str, str],
     means: Mapping[str, float],
+    lead: Interval | None,
     score_title: str,
 ) -> list[str]:
     lines = [f"Highest mean {score_title}: {titles[best]} ({100 * means[best]:.1f} %)."]
     if recommended == best:
         return [*lines, f"Use {titles[best]}."]
-    return [*lines, f"Use {titles[recommended]}: the simplest that cannot be told from it."]
+    lines.append(f"Use {titles[recommended]}: the simplest that cannot be told from it.")
+    if lead is not None:
+        lines.append(
+            f"The lead of {titles[best]} ({_points(lead)}) may be luck; more seeds can tell."
+        )
+    return lines
 
 
 def _points(difference: Interval) -> str:

@@ -16,8 +16,9 @@ Options that every loss takes:
 * ``engine`` ("auto"): which implementation does the work; see :func:`steelyard.explain_engine`.
 
 Per call: ``sample_weight``, one finite number ≥ 0 per position, multiplies the loss and counts in
-the denominator; ``denominator``, a number or 0-d tensor, divides the sum instead of what
-``mean_over`` says.
+the denominator (a 0 takes a position out of the sums, but unlike ``ignore_index`` it does not keep
+a NaN among its logits out of the gradient); ``denominator``, a number or 0-d tensor, divides the
+sum instead of what ``mean_over`` says.
 
 Half-precision logits are computed, reduced and returned in float32; their gradient is in the
 logits' dtype.
@@ -26,9 +27,14 @@ Inside ``torch.compile`` use the modules where a loss takes ``class_counts``: th
 when they are built, the functions at every call, and a trace cannot look at values.
 """
 
-from steelyard.losses import posthoc, softmax
+from steelyard.losses import counted, options, posthoc, softmax
+from steelyard.losses.counted import *  # noqa: F403
 from steelyard.losses.module import SoftmaxLoss
 from steelyard.losses.posthoc import *  # noqa: F403
 from steelyard.losses.softmax import *  # noqa: F403
 
-__all__ = ["SoftmaxLoss", *posthoc.__all__, *softmax.__all__]
+__all__ = ["SoftmaxLoss", *counted.__all__, *posthoc.__all__, *softmax.__all__]
+
+for _room in (softmax, counted):
+    for _name in _room.__all__:
+        options.spell_out(getattr(_room, _name))

@@ -197,9 +197,12 @@ def native_cross_entropy(
         or ops.choose_engine("auto", logits).engine != "blocked"
     ):
         return None
-    value = F.cross_entropy(
-        logits, target, weight, ignore_index=options.ignore_index, reduction=options.reduction
-    )
+    try:
+        value = F.cross_entropy(
+            logits, target, weight, ignore_index=options.ignore_index, reduction=options.reduction
+        )
+    except (IndexError, RuntimeError):  # the engines say in more words what is wrong
+        return None
     # Ignored positions may hold what would poison the gradient, and a mean over nothing is NaN.
     sound = math.isfinite(logits.detach().sum().item())
     if options.reduction == "mean":

@@ -3,7 +3,7 @@
 import inspect
 import math
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict, get_type_hints
 
@@ -136,8 +136,9 @@ def check_number(
         raise ValueError(f"{name}={value!r} is not in {start}, {end}")
 
 
-def spell_out(public: Callable[..., Any], more: Mapping[str, Any]) -> None:
+def spell_out(public: Callable[..., Any]) -> None:
     """Show the keywords behind ``**options`` in the signature that ``help`` and editors read."""
+    more = OPTION_DEFAULTS if isinstance(public, type) else OPTION_DEFAULTS | CALL_DEFAULTS
     signature = inspect.signature(public)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     hints = get_type_hints(CallOptions)

@@ -101,6 +101,8 @@ def _to_tensor(name: str, given: Any) -> Tensor:
             return given
         return given.to(torch.float32 if given.is_floating_point() else torch.float64)
     try:
+        if isinstance(given, set | frozenset):
+            raise TypeError  # it has no order
         # tolist() is what NumPy arrays and data-frame columns share; it loses no digit.
         numbers = given.tolist() if hasattr(given, "tolist") else list(given)
         return torch.tensor(numbers, dtype=torch.float64)

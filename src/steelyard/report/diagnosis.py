@@ -1,0 +1,203 @@
+"""Pictures of how it came about: learning curves, calibration, hyper-parameters.
+
+A picture belongs to a candidate; one function makes the pictures of one candidate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from steelyard.report import numbers
+from steelyard.report.marks import Look, against, dashed, digits, listed, look
+from steelyard.report.reading import (
+    Entry,
+    Reading,
+    chosen_trial,
+    done,
+    mean_of,
+    option_names,
+    reliability,
+)
+from steelyard.report.style import LEAD, OTHER, Picture, picture, safe
+
+_TRIED = Look(OTHER, "circle-open", "solid", 0.0)
+_CHOSEN = Look(LEAD, "circle", "solid", 0.0)
+
+
+def curves(reading: Reading, entry: Entry) -> list[Picture]:
+    """Training loss of a candidate, and its validation score beside cross-entropy's."""
+    epochs = {"title": {"text": "epoch"}, "showgrid": False}
+    pictures = []
+    if _cells_with(entry, "train_loss"):
+        pictures.append(
+            picture(
+                f"Training loss by epoch: {entry['title']}.",
+                _curve_traces(entry, "train_loss", look(reading, entry), ".4g"),
+                xaxis=epochs,
+                yaxis={"title": {"text": "training loss"}},
+            )
+        )
+    shown = [item for item in against(reading, entry) if _cells_with(item[0], "validation")]
+    if shown:
+        score = f"validation {reading.select_title}"
+        pictures.append(
+            picture(
+                f"{score.capitalize()} by epoch: {listed(shown)}.",
+                [t for item, how in shown for t in _curve_traces(item, "validation", how, ".1%")],
+                xaxis=epochs,
+                yaxis={"title": {"text": score}, "tickformat": ".0%"},
+            )
+        )
+    return pictures
+
+
+def _cells_with(entry: Entry, curve: str) -> list[Entry]:
+    """Curves of the seeds that have this one; post-hoc adjustment validates no epoch."""
+    return [cell["curve"] for cell in done(entry) if cell["curve"][curve]]
+
+
+def _curve_traces(entry: Entry, curve: str, look: Look, number: str) -> list[Any]:
+    """A faint line for each seed and a strong one for their mean."""
+    cells = _cells_with(entry, curve)
+    seeds = [
+        go.Scatter(
+            x=cell["epoch"],
+            y=[digits(value) for value in cell[curve]],
+            mode="lines",
+            line=look.line(1),
+            opacity=0.35,
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        for cell in cells
+    ]
+    epochs = cells[0]["epoch"]
+    mean = go.Scatter(
+        x=epochs,
+        y=[digits(mean_of(values)) for values in zip(*(c[curve] for c in cells), strict=True)],
+        mode="lines" if len(epochs) > 1 else "markers",
+        name=safe(entry["title"]),
+        line=look.line(3),
+        marker=look.marker(9),
+        showlegend=True,
+        hovertemplate=f"epoch %{{x}}<br>%{{y:{number}}}",
+    )
+    return [*seeds, mean]
+
+
+def calibration(reading: Reading, entry: Entry) -> list[Picture]:
+    """Accuracy by confidence over all seeds' test rows, above the rows in each bin."""
+    shown = against(reading, entry)
+    share = {"tickformat": ".0%"}
+    return [
+        picture(
+            f"Reliability: accuracy by confidence, on the diagonal where honest. {listed(shown)}.",
+            [trace for item in shown for trace in _reliability_traces(*item)],
+            height=460,
+            shapes=[dashed(x0=0, x1=1, y0=0, y1=1)],
+            xaxis={**share, "range": [0, 1.02], "anchor": "y2", "title": {"text": "confidence"}},
+            yaxis={
+                **share,
+                "domain": [0.3, 1],
+                "range": [0, 1.03],
+                "title": {"text": "accuracy"},
+            },
+            yaxis2={
+                **share,
+                "domain": [0, 0.2],
+                "rangemode": "tozero",
+                "nticks": 4,
+                "title": {"text": "rows"},
+            },
+        )
+    ]
+
+
+def _reliability_traces(entry: Entry, look: Look) -> list[Any]:
+    bins = reliability(entry)
+    total = sum(b["rows"] for b in bins)
+    x = [digits(b["confidence"]) for b in bins]
+    accuracy = go.Scatter(
+        x=x,
+        y=[digits(b["accuracy"]) for b in bins],
+        mode="lines+markers",
+        name=safe(entry["title"]),
+        line=look.line(2),
+        marker=look.marker(8),
+        customdata=[numbers.whole(int(b["rows"])) for b in bins],
+        hovertemplate="confidence %{x:.1%}<br>accuracy %{y:.1%}<br>%{customdata} rows",
+    )
+    rows = go.Scatter(
+        x=x,
+        y=[digits(b["rows"] / total) for b in bins],
+        yaxis="y2",
+        mode="lines+markers",
+        line=look.line(1.5),
+        marker=look.marker(5),
+        hovertemplate="confidence %{x:.1%}<br>%{y:.1%} of the rows<extra></extra>",
+        showlegend=False,
+    )
+    return [accuracy, rows]
+
+
+def tuning(entry: Entry) -> list[Picture]:
+    """Every draw of each hyper-parameter with its validation score, the chosen ones marked."""
+    tried = [t for cell in entry["seeds"] for t in cell["trials"] if t["validation"] is not None]
+    chosen = [t for cell in done(entry) if (t := chosen_trial(cell)) is not None]
+    found = [trial["validation"] for trial in tried]
+    complements = {item["name"] for item in entry["space"] if item["scale"] == "complement"}
+    return [
+        picture(
+            f"{entry['title']}: {name} of every draw against its validation score.",
+            [
+                _draws("tried", _values(tried, name, name in complements), tried, _TRIED, 6),
+                _draws("chosen", _values(chosen, name, name in complements), chosen, _CHOSEN, 9),
+            ],
+            height=250,
+            xaxis={
+                "title": {"text": safe(f"1 − {name}" if name in complements else name)},
+                "showgrid": False,
+                **_scale(_values(tried, name, name in complements)),
+            },
+            yaxis={
+                "tickformat": ".0%",
+                "nticks": 5,
+                "range": [max(0.0, min(found) - 0.04), min(1.04, max(found) + 0.04)],
+            },
+            showlegend=place == 0,
+        )
+        for place, name in enumerate(option_names(entry))
+    ]
+
+
+def _values(trials: Sequence[Entry], name: str, complement: bool) -> list[float]:
+    """Values of one hyper-parameter; one that nears 1 is told apart by what it lacks."""
+    values = [trial["options"][name] for trial in trials]
+    return [round(1 - value, 12) for value in values] if complement else values
+
+
+def _draws(name: str, x: Sequence[float], trials: Sequence[Entry], look: Look, size: int) -> Any:
+    return go.Scatter(
+        x=x,
+        y=[digits(trial["validation"]) for trial in trials],
+        mode="markers",
+        name=name,
+        marker=look.marker(size),
+        hovertemplate="%{x}<br>validation %{y:.1%}",
+    )
+
+
+def _scale(values: Sequence[float]) -> dict[str, Any]:
+    """An axis for drawn values: logarithmic, with ticks 1, 3, 10, …, where they span decades."""
+    low, high = min(values), max(values)
+    if low == high:
+        return {"tickvals": [low], "ticktext": [f"{low:.6g}"]}
+    if low <= 0 or high < 10 * low:
+        return {"nticks": 5}
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [k * 10.0**d for d in decades for k in ((1, 3) if len(decades) < 4 else (1,))]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}

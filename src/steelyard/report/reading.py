@@ -1,0 +1,169 @@
+"""What the page asks of the results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+SCHEMA = 1
+BASELINE = "cross-entropy"
+Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Results, with the questions that more than one part of the page asks of them.
+
+    Attributes:
+        results: what `results.json` holds.
+    """
+
+    results: Any  # a mapping, unless a file held something else
+
+    def __post_init__(self) -> None:
+        found = self.results.get("schema") if isinstance(self.results, Mapping) else None
+        if found is None:
+            raise ValueError("these are not the results of a study: they name no schema")
+        if found != SCHEMA:
+            raise ValueError(
+                f"the results have schema {found!r}, and this Steelyard reads schema {SCHEMA}; "
+                "show them with the version that wrote them, or run the study again"
+            )
+
+    @property
+    def select(self) -> str:
+        """Name of the score that decides."""
+        return str(self.results["study"]["select"])
+
+    @cached_property
+    def score_titles(self) -> dict[str, str]:
+        """Titles of the scores by name, the deciding one first."""
+        titles = {score["name"]: score["title"] for score in self.results["scores"]}
+        return {self.select: titles.get(self.select, self.select)} | titles
+
+    @property
+    def select_title(self) -> str:
+        """Title of the score that decides."""
+        return self.score_titles[self.select]
+
+    @property
+    def compared(self) -> list[str]:
+        """The scores on which candidates were set against cross-entropy, the deciding one first."""
+        return [name for name in self.score_titles if self.results["comparisons"].get(name)]
+
+    @cached_property
+    def by_name(self) -> dict[str, Entry]:
+        """The candidates by name."""
+        return {entry["name"]: entry for entry in self.results["candidates"]}
+
+    def title(self, name: str) -> str:
+        """A candidate's title."""
+        return str(self.by_name[name]["title"])
+
+    @cached_property
+    def ranked(self) -> list[Entry]:
+        """The candidates, the highest mean of the deciding score first, the unfinished last."""
+
+        def key(entry: Entry) -> float:
+            mean = entry["scores"][self.select]["mean"]
+            return float("inf") if mean is None else -mean
+
+        return sorted(self.results["candidates"], key=key)
+
+    @cached_property
+    def finished(self) -> list[Entry]:
+        """The candidates that finished a seed, in rank."""
+        return [entry for entry in self.ranked if done(entry)]
+
+    @property
+    def baseline(self) -> Entry | None:
+        """Plain cross-entropy, if it finished a seed."""
+        return next((entry for entry in self.finished if entry["name"] == BASELINE), None)
+
+    @property
+    def lead(self) -> Entry | None:
+        """The candidate that pictures show first.
+
+        The recommended one; where that is cross-entropy itself, or nothing is recommended, the
+        highest mean among the others.
+        """
+        recommended = self.results["verdict"]["recommended"]
+        others = [entry for entry in self.finished if entry["name"] != BASELINE]
+        chosen = [entry for entry in others if entry["name"] == recommended]
+        return next(iter(chosen or others or self.finished), None)
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return list(self.results["data"]["classes"])
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """Training rows of each class."""
+        return list(self.results["data"]["train_counts"])
+
+    @cached_property
+    def by_frequency(self) -> list[int]:
+        """Places of the classes, the most frequent first."""
+        return sorted(range(len(self.classes)), key=lambda c: (-self.counts[c], c))
+
+    @property
+    def rarest(self) -> int:
+        """Place of the rarest class."""
+        return self.by_frequency[-1]
+
+    def against_baseline(self, score: str) -> dict[str, Entry]:
+        """The comparisons on one score by candidate; empty where there are none."""
+        rows = self.results["comparisons"].get(score, ())
+        return {row["candidate"]: row for row in rows}
+
+
+def done(entry: Entry) -> list[Entry]:
+    """The cells of the seeds that a candidate finished."""
+    return [cell for cell in entry["seeds"] if cell["status"] == "done"]
+
+
+def chosen_trial(cell: Entry) -> Entry | None:
+    """The trial whose draw was chosen on the validation rows."""
+    draw = cell.get("chosen")
+    return next((trial for trial in cell["trials"] if trial["draw"] == draw), None)
+
+
+def option_names(entry: Entry) -> list[str]:
+    """Names of the hyper-parameters that a candidate drew."""
+    return list(
+        dict.fromkeys(
+            name for cell in entry["seeds"] for t in cell["trials"] for name in t["options"]
+        )
+    )
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of what is known; None where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def confusion(entry: Entry) -> list[list[int]]:
+    """Test rows of all seeds, true class by predicted class; rows are true classes."""
+    matrices = [cell["confusion"] for cell in done(entry)]
+    return [
+        [sum(column) for column in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)
+    ]
+
+
+def reliability(entry: Entry) -> list[dict[str, float]]:
+    """Bins of confidence over the test rows of all seeds, the empty ones left out."""
+    cells = [cell["reliability"] for cell in done(entry)]
+    bins = []
+    for b in range(len(cells[0]["count"]) if cells else 0):
+        rows = sum(cell["count"][b] for cell in cells)
+        if rows:
+            pooled = {
+                key: sum(cell["count"][b] * (cell[key][b] or 0.0) for cell in cells) / rows
+                for key in ("confidence", "accuracy")
+            }
+            bins.append({"rows": rows, **pooled})
+    return bins

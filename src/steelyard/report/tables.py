@@ -1,0 +1,307 @@
+"""What the page says in words and tables: plain text, escaped where the template shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from steelyard.report import numbers
+from steelyard.report.reading import (
+    BASELINE,
+    Entry,
+    Reading,
+    chosen_trial,
+    confusion,
+    done,
+    option_names,
+)
+
+_MARKS = {"better": "▲", "worse": "▼", "no detectable difference": "=", "failed": "✕"}
+_MISTAKES = 10
+
+
+class Cell(NamedTuple):
+    """A number with its interval, and whether it is the best of its column."""
+
+    value: str
+    range: str = ""
+    best: bool = False
+
+
+class Fact(NamedTuple):
+    """One number of the verdict."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+class Judged(NamedTuple):
+    """A candidate against cross-entropy, in words."""
+
+    mark: str
+    judgement: str
+    difference: str
+    range: str
+    p: str
+    p_holm: str
+    seeds: int
+
+
+def headline(reading: Reading) -> str:
+    """The verdict in a few words."""
+    verdict = reading.results["verdict"]
+    if verdict["recommended"] is not None:
+        return f"Use {_decapitalised(reading.title(verdict['recommended']))}"
+    return "Nothing finished" if verdict["best"] is None else "No verdict yet"
+
+
+def facts(reading: Reading) -> list[Fact]:
+    """What speaks for the verdict: the candidate beside cross-entropy."""
+    baseline, other = reading.baseline, _rival(reading)
+    score = reading.select
+    found = [
+        Fact(
+            entry["title"],
+            f"{numbers.score(score, entry['scores'][score]['mean'])} %",
+            _named_interval(numbers.interval(score, entry["scores"][score])),
+        )
+        for entry in (baseline, other)
+        if entry is not None
+    ]
+    if baseline is None or other is None:
+        return found
+    row = reading.against_baseline(score).get(other["name"])
+    if row is not None and row["difference"]["mean"] is not None:
+        found.append(
+            Fact(
+                "Difference",
+                f"{numbers.percent(row['difference']['mean'], sign=True)} points",
+                _named_interval(numbers.difference(row["difference"])) or row["judgement"],
+            )
+        )
+    rarest = reading.rarest
+    before, after = (entry["recall"][rarest]["mean"] for entry in (baseline, other))
+    rows = reading.counts[rarest]
+    found.append(
+        Fact(
+            "Recall of the rarest class",
+            f"{numbers.percent(before, 0)} → {numbers.percent(after, 0)} %",
+            f"{reading.classes[rarest]}: {numbers.whole(rows)} training row{'s' * (rows != 1)}",
+        )
+    )
+    return found
+
+
+def _rival(reading: Reading) -> Entry | None:
+    """Whom the facts set beside cross-entropy: the recommended, else the best, if another."""
+    verdict = reading.results["verdict"]
+    for name in (verdict["recommended"], verdict["best"]):
+        if name is not None and name != BASELINE:
+            return reading.by_name[name]
+    return None
+
+
+def _named_interval(text: str) -> str:
+    return f"95 % interval {text}" if text else ""
+
+
+def sentences(reading: Reading) -> list[str]:
+    """The verdict's sentences, but for one that only repeats the headline."""
+    verdict = reading.results["verdict"]
+    name = verdict["recommended"]
+    headline = None if name is None else f"Use {reading.title(name)}."
+    return [sentence for sentence in verdict["sentences"] if sentence != headline]
+
+
+def caution(reading: Reading) -> str | None:
+    """What to bear in mind where cross-entropy is recommended though others look better."""
+    if reading.results["verdict"]["recommended"] != BASELINE:
+        return None
+    rows = reading.against_baseline(reading.select).values()
+    above = sum(
+        row["judgement"] == "no detectable difference" and (row["difference"]["low"] or 0) > 0
+        for row in rows
+    )
+    if not above:
+        return None
+    return (
+        f"Not settled: intervals of {above} of {len(rows)} candidates lie above cross-entropy, "
+        "until they are corrected for trying so many. More seeds may tell."
+    )
+
+
+def capitalised(title: str) -> str:
+    """A title at the beginning of a line; the rest keeps its letters, as F1 needs."""
+    return title[:1].upper() + title[1:]
+
+
+def _decapitalised(title: str) -> str:
+    """A title inside a sentence; acronyms keep their capitals."""
+    return title if title[:2].isupper() else title[:1].lower() + title[1:]
+
+
+def columns(reading: Reading) -> list[tuple[str, str, str]]:
+    """Name, title and unit of each score."""
+    return [
+        (name, title, "%" if numbers.is_share(name) else "nats")
+        for name, title in reading.score_titles.items()
+    ]
+
+
+def scores(reading: Reading) -> list[tuple[Entry, list[Cell]]]:
+    """Candidates in rank, each with a cell for every score."""
+    best = {}
+    for score in reading.results["scores"]:
+        means = [e["scores"][score["name"]]["mean"] for e in reading.finished]
+        known = [mean for mean in means if mean is not None]
+        choose = max if score["higher_is_better"] else min
+        # Where all are alike, as with a worst class that everyone misses, nobody is best.
+        best[score["name"]] = (
+            choose(known) if min(known, default=0) < max(known, default=0) else None
+        )
+    return [
+        (
+            entry,
+            [
+                Cell(
+                    numbers.score(name, entry["scores"][name]["mean"]),
+                    numbers.interval(name, entry["scores"][name]),
+                    best[name] is not None and entry["scores"][name]["mean"] == best[name],
+                )
+                for name in reading.score_titles
+            ],
+        )
+        for entry in reading.ranked
+    ]
+
+
+def judged(reading: Reading, score: str) -> dict[str, Judged]:
+    """By candidate, what may be said of it against cross-entropy on one score."""
+    return {
+        name: Judged(
+            _MARKS.get(row["judgement"], numbers.NOTHING),
+            row["judgement"],
+            numbers.percent(row["difference"]["mean"], sign=True),
+            numbers.difference(row["difference"]),
+            numbers.p_value(row["p"]),
+            numbers.p_value(row["p_holm"]),
+            row["seeds"],
+        )
+        for name, row in reading.against_baseline(score).items()
+    }
+
+
+def recalls(reading: Reading) -> list[tuple[str, str, list[Cell]]]:
+    """Class, training rows, and each finished candidate's recall; the rarest class first."""
+    return [
+        (
+            reading.classes[c],
+            numbers.whole(reading.counts[c]),
+            [
+                Cell(
+                    numbers.percent(entry["recall"][c]["mean"]),
+                    numbers.interval("recall", entry["recall"][c]),
+                )
+                for entry in reading.finished
+            ],
+        )
+        for c in reversed(reading.by_frequency)
+    ]
+
+
+def mistakes(reading: Reading) -> list[tuple[str, str, str, str]]:
+    """The lead's largest shares of a class taken for another: true, taken for, share, rows."""
+    if reading.lead is None:
+        return []
+    matrix = confusion(reading.lead)
+    found = [
+        (count / sum(row), count, true, guess)
+        for true, row in enumerate(matrix)
+        for guess, count in enumerate(row)
+        if count and true != guess
+    ]
+    found.sort(key=lambda item: (-item[0], -item[1], item[2], item[3]))
+    return [
+        (
+            reading.classes[true],
+            reading.classes[guess],
+            numbers.percent(share),
+            f"{numbers.whole(count)} of {numbers.whole(sum(matrix[true]))}",
+        )
+        for share, count, true, guess in found[:_MISTAKES]
+    ]
+
+
+def chosen(reading: Reading) -> list[tuple[Entry, list[tuple[str, str, str, str]]]]:
+    """By candidate: hyper-parameter, its published value, range tried, value chosen per seed."""
+    table = []
+    for entry in reading.ranked:
+        trials = [t for cell in entry["seeds"] for t in cell["trials"]]
+        picked = [t for cell in done(entry) if (t := chosen_trial(cell)) is not None]
+        rows = []
+        for name in option_names(entry):
+            tried = [t["options"][name] for t in trials]
+            first = next((t["options"][name] for t in trials if t["draw"] == 0), None)
+            rows.append(
+                (
+                    name,
+                    numbers.option(first),
+                    f"{numbers.option(min(tried))} to {numbers.option(max(tried))}",
+                    ", ".join(numbers.option(t["options"][name]) for t in picked)
+                    or numbers.NOTHING,
+                )
+            )
+        if rows:
+            table.append((entry, rows))
+    return table
+
+
+def trials(entry: Entry) -> tuple[list[str], list[dict[str, Any]]]:
+    """Names of a candidate's hyper-parameters, and one row for each of its trials."""
+    names = option_names(entry)
+    rows = [
+        {
+            "seed": cell["seed"],
+            "draw": trial["draw"],
+            "options": [numbers.option(trial["options"].get(name)) for name in names],
+            "validation": numbers.percent(trial["validation"]),
+            "train_loss": numbers.NOTHING
+            if trial["train_loss"] is None
+            else f"{trial['train_loss']:.4g}",
+            "chosen": cell["status"] == "done" and trial["draw"] == cell["chosen"],
+            "failed": trial["reason"] if trial["status"] == "failed" else None,
+        }
+        for cell in entry["seeds"]
+        for trial in cell["trials"]
+    ]
+    return names, rows
+
+
+def failures(reading: Reading) -> list[tuple[str, str, str, str]]:
+    """Candidate, seed, draw and reason of whatever failed; whole seeds first."""
+    seeds = [
+        (entry["title"], str(cell["seed"]), "all", cell["reason"] or numbers.NOTHING)
+        for entry in reading.results["candidates"]
+        for cell in entry["seeds"]
+        if cell["status"] != "done"
+    ]
+    single = [
+        (reading.title(f["candidate"]), str(f["seed"]), str(f["draw"]), f["reason"])
+        for f in reading.results["failures"]
+    ]
+    return [*seeds, *single]
+
+
+def options(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of what was set; None is the study's own choice."""
+    return [
+        (name.replace("_", " "), "automatic" if value is None else numbers.option(value))
+        for name, value in values.items()
+    ]
+
+
+def ratio(reading: Reading) -> str:
+    """Imbalance of the training rows, most frequent to rarest class that has any."""
+    present = [n for n in reading.counts if n]
+    return f"{max(present) / min(present):.3g}" if present else numbers.NOTHING

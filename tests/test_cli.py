@@ -1,0 +1,285 @@
+"""The command as a user meets it: what it prints, what it refuses, and how it ends."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import steelyard as sy
+from steelyard.cli import losses_by_name, main
+
+QUICK = ["--seeds", "1", "--draws", "1", "--epochs", "1", "--hidden", "4"]
+
+
+def run(capsys, *arguments):
+    """Exit code, what was printed, and what was said on the side."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+@pytest.fixture
+def table(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.array(["common"] * 180 + ["rare"] * 20)
+    frame = pl.DataFrame(
+        {"x": rng.normal(size=200), "colour": rng.choice(["red", "blue"], 200), "y": labels}
+    )
+    path = tmp_path / "table.csv"
+    frame.write_csv(path)
+    return path
+
+
+def test_compare_prints_a_table_and_writes_results(table, tmp_path, capsys):
+    out = tmp_path / "out"
+    code, printed, said = run(capsys, "compare", table, "--target", "y", "--out", out, *QUICK)
+    assert code == 0
+    assert printed.startswith("table.csv: 200 rows, 2 columns, 2 classes; training rows per class")
+    for title in ("Cross-entropy", "Post-hoc logit adjustment", "LDAM, deferred weights"):
+        assert title in printed
+    assert "No verdict: 1 seed, and it takes 5 to tell a difference from luck." in printed.replace(
+        "\n", " "
+    )
+    assert said == "seed 0: 9 candidates done (9 of 9)\n"
+    *lines, files = printed.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert files == f"Written: {out / 'results.json'} and report.html"
+    assert (out / "report.html").stat().st_size > 10_000
+    results = json.loads((out / "results.json").read_text())
+    assert results["data"]["classes"] == ["common", "rare"]
+    assert results["data"]["train_counts"] == [108, 12]
+
+
+def test_compare_prints_json_alone(table, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ("compare", table, "--target", "y", "--out", out, *QUICK, "--json")
+    code, printed, _ = run(capsys, *arguments)
+    assert code == 0
+    assert json.loads(printed) == json.loads((out / "results.json").read_text())
+
+
+def test_compare_adds_the_baselines(table, tmp_path, capsys):
+    arguments = ("compare", table, "--target", "y", "--loss", "poly", "--out", tmp_path / "out")
+    _, printed, _ = run(capsys, *arguments, *QUICK, "--json")
+    names = [entry["name"] for entry in json.loads(printed)["candidates"]]
+    assert names == ["cross-entropy", "post-hoc", "weighted-cross-entropy", "poly"]
+
+
+def test_a_finished_study_is_read_not_trained_again(table, tmp_path, capsys, monkeypatch):
+    arguments = ("compare", table, "--target", "y", "--out", tmp_path / "out", *QUICK)
+    _, first, _ = run(capsys, *arguments)
+    monkeypatch.setattr("steelyard.compare.runner.timed_group", None)
+    code, second, said = run(capsys, *arguments)
+    assert (code, second, said) == (0, first, "")
+
+
+def test_other_options_in_the_same_folder_are_refused(table, tmp_path, capsys):
+    arguments = ("compare", table, "--target", "y", "--out", tmp_path / "out", *QUICK)
+    run(capsys, *arguments)
+    code, printed, said = run(capsys, *arguments, "--epochs", "2")
+    assert (code, printed) == (2, "")
+    assert "holds another study (epochs was 1, now 2); choose another --out" in said
+    with table.open("a") as file:
+        file.write("0.5,red,rare\n")
+    code, _, said = run(capsys, *arguments)
+    assert code == 2
+    assert "holds another study (data was table.csv (" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.csv", "--target", "y"], "there is no file 'none.csv'"),
+        (["--epochs", "0"], "epochs is 0; it must be at least 1"),
+        (["--seeds", "many"], "argument --seeds: invalid int value: 'many'"),
+        (["--loss", "fokal"], "there is no loss called 'fokal'. Did you mean focal?"),
+        (["--device", "abacus"], "device 'abacus' cannot be used here: "),
+        (["--backend", "dask"], "a dask backend needs its scheduler: --address"),
+        (["--backend", "grid"], "backend is 'grid'; choose from: local, dask, ray"),
+        (["--address", "tcp://x:1"], "--address belongs to a cluster; add --backend dask"),
+        (["--workers", "0"], "workers is 0; it must be at least 1"),
+    ],
+)
+def test_compare_refuses_in_one_sentence_and_writes_nothing(tmp_path, capsys, arguments, message):
+    out = tmp_path / "out"
+    code, printed, said = run(capsys, "compare", *arguments, "--out", out)
+    assert (code, printed) == (2, "")
+    assert said.startswith(f"steelyard: {message}")
+    assert said.count("\n") == 1
+    assert not out.exists()
+
+
+def test_bad_data_writes_nothing(tmp_path, capsys):
+    path, out = tmp_path / "table.csv", tmp_path / "out"
+    path.write_text("a,b,y\n" + "".join(f"1,x,{i % 2}\n" for i in range(20)))
+    code, _, said = run(capsys, "compare", path, "--target", "y", "--out", out)
+    assert code == 2
+    assert said == (
+        "steelyard: every feature is constant or empty in the training rows: "
+        "there is nothing to learn from\n"
+    )
+    assert not out.exists()
+
+
+def test_interrupted_it_says_how_to_resume(table, tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("steelyard.compare.runner.timed_group", interrupt)
+    out = tmp_path / "out"
+    arguments = ["compare", str(table), "--target", "y", "--out", str(out), *QUICK]
+    monkeypatch.setattr(sys, "argv", ["steelyard", *arguments])
+    code, _, said = run(capsys, *arguments)
+    assert code == 130
+    assert said.endswith(
+        f"Interrupted. What is finished is kept in {out}; resume with:\n"
+        f"    steelyard {' '.join(arguments)}\n"
+    )
+
+
+def test_weights_prints_every_scheme_and_the_line_to_paste(table, capsys):
+    code, printed, _ = run(capsys, "weights", table, "--target", "y")
+    assert code == 0
+    assert printed.startswith("table.csv: 200 rows, 2 classes, the largest 9 times the smallest.")
+    scope = {"sy": sy}
+    exec(printed.splitlines()[-1].strip(), scope)
+    expected = sy.class_weights([180, 20], "balanced")
+    torch.testing.assert_close(scope["loss"].weight.float(), expected, rtol=1e-5, atol=0)
+
+
+def test_weights_as_json_agree_with_the_library(table, capsys):
+    _, printed, _ = run(capsys, "weights", table, "--target", "y", "--json")
+    found = json.loads(printed)
+    assert found["classes"] == ["common", "rare"]
+    assert found["counts"] == [180, 20]
+    for scheme in ("balanced", "inverse", "sqrt", "effective", "enet"):
+        assert found[scheme] == sy.class_weights([180, 20], scheme, dtype=torch.float64).tolist()
+
+
+def test_weights_reads_a_parquet_file_as_a_stream(tmp_path, capsys, monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = rng.choice([3, 1, 2], 50_000, p=[0.9, 0.09, 0.01])
+    path = tmp_path / "large.parquet"
+    pl.DataFrame({"x": rng.normal(size=50_000), "y": labels}).write_parquet(path)
+    monkeypatch.setattr(pl, "read_parquet", None)  # the whole file is never read
+    _, printed, _ = run(capsys, "weights", path, "--target", "y", "--json")
+    assert json.loads(printed)["counts"] == np.bincount(labels)[1:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,y\n1,x\n", "'y' holds only the class 'x'; a comparison needs two classes or more"),
+        ("a,y\n1,x\n2,\n3,\n", "2 labels are missing in 'y'; drop those rows or fill them in"),
+        ("a,y\n1,0.5\n2,1\n", "'y' holds numbers such as 0.5, not classes"),
+    ],
+)
+def test_weights_refuses_in_one_sentence(tmp_path, capsys, text, message):
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    code, _, said = run(capsys, "weights", path, "--target", "y")
+    assert code == 2
+    assert said.startswith(f"steelyard: {message}")
+
+
+THREE = "[[.9, .1], [.8, .2], [.7, .3]]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        ([], "0.640535"),
+        (["--ignore-index", "1"], "0.442058"),
+        (["--weight", "1,2"], "0.739773"),
+        (["--weight", "[2, 1]"], "0.561144"),
+        (["--weight", "1,2", "--loss", "focal", "--gamma", "0"], "0.739773"),
+    ],
+)
+def test_explain_prints_the_worked_values(capsys, arguments, value):
+    code, printed, _ = run(capsys, "explain", "--logits", THREE, "--target", "[0,1,0]", *arguments)
+    assert code == 0
+    assert printed.rstrip().endswith(f"= {value}")
+
+
+def test_explain_passes_every_option_on(capsys):
+    arguments = ["--logits", THREE, "--target", "[0,1,0]", "--loss", "vs", "--gamma", "0.2"]
+    arguments += ["--tau", "1.5", "--class-counts", "90,10", "--label-smoothing", "0.1"]
+    arguments += ["--reduction", "sum", "--sample-weight", "[1, 2, 0.5]", "--json"]
+    _, printed, _ = run(capsys, "explain", *arguments)
+    loss = sy.VSLoss(
+        class_counts=[90, 10], gamma=0.2, tau=1.5, label_smoothing=0.1, reduction="sum"
+    )
+    logits = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
+    expected = loss(logits, torch.tensor([0, 1, 0]), torch.tensor([1, 2, 0.5]))
+    assert json.loads(printed)["result"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_loss_names_follow_from_the_public_losses():
+    names = losses_by_name()
+    assert names["cross-entropy"] is sy.CrossEntropyLoss
+    assert names["ldam"] is sy.LDAMLoss
+    assert names["logit-adjusted"] is sy.LogitAdjustedLoss
+    assert set(names.values()) == {
+        getattr(sy, name)
+        for name in sy.losses.__all__
+        if name.endswith("Loss") and name != "SoftmaxLoss"
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--logits", "x", "--target", "[0]"], "--logits is 'x'; expected numbers as JSON"),
+        (["--logits", "[[1,2]]", "--target", "[5]"], "target[0] is 5, outside [0, C)"),
+        (["--logits", "[[1,2]]", "--target", "[0]", "--loss", "x"], "there is no loss 'x'"),
+        (["--logits", "[[1,2]]", "--target", "[0]", "--gamma", "2"], "CrossEntropyLoss() has no"),
+        (["--logits", "[[1,2]]", "--target", "[0]", "--weight", "a"], "--weight is 'a'; expected"),
+        (["--logits", "[[1,2]]"], "the following arguments are required: --target"),
+    ],
+)
+def test_explain_refuses_in_one_sentence(capsys, arguments, message):
+    code, printed, said = run(capsys, "explain", *arguments)
+    assert (code, printed) == (2, "")
+    assert said.startswith(f"steelyard: {message}")
+
+
+def test_report_needs_results(tmp_path, capsys):
+    code, _, said = run(capsys, "report", tmp_path)
+    assert code == 2
+    assert said.startswith(f"steelyard: there is no {tmp_path / 'results.json'}; ")
+    (tmp_path / "results.json").write_text("{")
+    code, _, said = run(capsys, "report", tmp_path)
+    assert code == 2
+    assert "results.json could not be read: " in said
+
+
+def test_a_missing_extra_is_one_sentence():
+    """In a process of its own, where scikit-learn, polars and rich cannot be imported."""
+    script = (
+        "import sys\n"
+        "for name in ('polars', 'rich', 'sklearn', 'scipy'):\n"
+        "    sys.modules[name] = None\n"
+        "from steelyard.cli import main\n"
+        "print(main(['compare']), main(['weights', 'x.csv']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "2 2\n"
+    for line in done.stderr.splitlines():
+        assert line.endswith("which is not installed: pip install 'steelyard[compare]'")
+
+
+def test_the_command_starts_with_torch_alone():
+    script = (
+        "import sys, steelyard.cli\n"
+        "heavy = {'sklearn', 'polars', 'pandas', 'scipy', 'rich', 'plotly', 'statsmodels'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr

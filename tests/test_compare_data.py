@@ -1,0 +1,247 @@
+"""Tables and arrays in, splits out: what is refused, what is said, and that nothing leaks."""
+
+import datetime as dt
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+
+from steelyard.compare.data import from_any, from_arrays, load, load_digits
+from steelyard.compare.prepare import prepare, split_rows
+from steelyard.compare.study import StudyError
+
+
+def mixed_table(n=400):
+    rng = np.random.default_rng(0)
+    labels = np.array(["a"] * (n - 62) + ["b"] * 50 + ["c"] * 10 + ["d"] * 2)
+    return pl.DataFrame(
+        {
+            "number": np.where(rng.random(n) < 0.1, np.nan, rng.normal(size=n)),
+            "colour": [None if rng.random() < 0.1 else c for c in rng.choice(["red", "blue"], n)],
+            "text": [f"item {i} of {c}" for i, c in enumerate(labels)],
+            "day": [dt.date(2020, 1, 1) + dt.timedelta(days=int(i)) for i in range(n)],
+            "flag": rng.random(n) < 0.5,
+            "constant": [1] * n,
+            "nothing": [None] * n,
+            "y": labels,
+        }
+    )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+def test_a_mixed_table_is_read_and_prepared(tmp_path, suffix):
+    path = tmp_path / f"table.{suffix}"
+    table = mixed_table()
+    if suffix == "parquet":
+        table.write_parquet(path)
+    else:
+        table.write_csv(path, separator="\t" if suffix == "tsv" else ",")
+    data = load(path, "y")
+    assert data.classes == ("a", "b", "c", "d")
+    assert data.counts().tolist() == [338, 50, 10, 2]
+    part = prepare(data, 0, 0.2, 0.2)
+    for split in (part.train, part.validation, part.test):
+        assert split.features.dtype == np.float32
+        assert np.isfinite(split.features).all()
+        assert np.abs(split.features).max() <= 3
+    assert (part.train.features.std(0) > 0).all()  # constant columns are gone
+
+
+def test_semicolons_are_recognised(tmp_path):
+    path = tmp_path / "european.csv"
+    path.write_text("a;y\n" + "".join(f"{i};{i % 2}\n" for i in range(10)))
+    assert load(path, "y").columns == 1
+
+
+def test_forty_classes_and_one_of_two_rows():
+    rng = np.random.default_rng(0)
+    labels = np.concatenate([rng.integers(0, 39, 800), [39, 39]])
+    data = from_any(rng.normal(size=(802, 3)), labels)
+    assert "Class 39 with two rows: one trains, one tests, none is left to choose by." in data.notes
+    split = split_rows(data, 0, 0.2, 0.2)
+    assert np.bincount(data.labels[split.train], minlength=40)[39] == 1
+    assert np.bincount(data.labels[split.test], minlength=40)[39] == 1
+    assert not (data.labels[split.validation] == 39).any()
+
+
+@pytest.mark.parametrize("n", range(2, 12))
+def test_every_class_is_trained_and_tested_whatever_its_rows(n):
+    labels = np.array([0] * 30 + [1] * n)
+    data = from_arrays(np.arange(30.0 + n)[:, None], labels, name="x", target="y")
+    split = split_rows(data, 1, 0.2, 0.2)
+    train, test = ((data.labels[rows] == 1).sum() for rows in (split.train, split.test))
+    assert train >= 1
+    assert test >= 1
+    everything = np.sort(np.concatenate([split.train, split.validation, split.test]))
+    assert everything.tolist() == list(range(30 + n))
+
+
+def test_shares_are_those_asked_for():
+    data = from_arrays(np.zeros((1000, 1)), np.repeat([0, 1], [900, 100]), name="x", target="y")
+    split = split_rows(data, 0, 0.2, 0.3)
+    assert [len(rows) for rows in (split.train, split.validation, split.test)] == [500, 200, 300]
+    assert (data.labels[split.test] == 1).sum() == 30
+
+
+def test_digits_are_long_tailed_in_training_and_balanced_elsewhere():
+    data = load_digits()
+    part = prepare(data, 0, 0.2, 0.2)
+    assert part.counts.tolist() == [int(122 * 50 ** (-c / 9)) for c in range(10)]
+    for split in (part.validation, part.test):
+        assert np.bincount(split.labels).tolist() == [26] * 10
+
+
+def test_seeds_split_differently_and_repeat():
+    data = load_digits()
+    a, b, again = (split_rows(data, seed, 0.2, 0.2) for seed in (0, 1, 0))
+    assert a.train.tolist() == again.train.tolist()
+    assert a.train.tolist() != b.train.tolist()
+
+
+def test_what_notebooks_hold_is_the_same_data():
+    table = mixed_table()
+    frames = [
+        from_any(table.drop("y"), table["y"]),
+        from_any(table.drop("y").to_pandas(), table["y"].to_pandas()),
+        from_any(table.drop("y"), table["y"].to_list()),
+    ]
+    for data in frames:
+        assert data.labels.tolist() == frames[0].labels.tolist()
+        assert data.columns == frames[0].columns
+    x, y = np.random.default_rng(0).normal(size=(20, 2)), [0, 1] * 10
+    for features in (x, torch.tensor(x), x.tolist(), pd.DataFrame(x)):
+        np.testing.assert_allclose(from_any(features, y).numbers, x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["category", "string", "bool", "int8"])
+def test_labels_of_any_kind(kind):
+    values = pd.Series([0, 1] * 5).astype(kind)
+    data = from_any(pd.DataFrame({"a": range(10)}), values.rename("y"))
+    assert len(data.classes) == 2
+    assert data.labels.tolist() == [0, 1] * 5
+
+
+def test_whole_numbers_written_as_floats_are_classes():
+    data = from_any(np.zeros((4, 1)), np.array([1.0, 2.0, 1.0, 2.0]))
+    assert data.classes == ("1", "2")
+
+
+def test_infinite_values_are_taken_as_missing_and_said():
+    x = np.ones((10, 2))
+    x[:, 0] = range(10)
+    x[3, 1] = np.inf
+    data = from_any(x, [0, 1] * 5)
+    assert data.notes == ("1 infinite values were taken as missing.",)
+    assert np.isnan(data.numbers[3, 1])
+
+
+def test_columns_of_lists_are_left_out_and_said():
+    table = pl.DataFrame({"a": range(6), "bag": [[1], [2]] * 3})
+    data = from_any(table, [0, 1] * 3)
+    assert data.columns == 1
+    assert data.notes == ("Columns that hold lists or objects were left out: bag.",)
+
+
+REFUSED_TABLES = {
+    "one class": ("a,y\n1,x\n2,x\n", r"'y' holds only the class 'x'; a comparison needs two"),
+    "one row": ("a,y\n1,x\n2,x\n3,z\n", r"class 'z' has one row in 'y'; a class needs two rows"),
+    "rows": ("a,y\n1,x\n2,x\n3,z\n4,w\n", r"2 classes \('w', 'z'\) have one row each in 'y'"),
+    "floats": ("a,y\n1,0.5\n2,1.5\n", r"'y' holds numbers such as 0\.5, not classes; cut them"),
+    "missing": ("a,y\n1,x\n2,\n3,z\n", r"1 label is missing in 'y', the first in row 2; drop"),
+    "empty": ("", r"'table\.csv' is empty"),
+    "header": ("a,y\n", r"'table\.csv' has column names but no rows"),
+    "alone": ("y\n0\n1\n0\n1\n", r"table\.csv has no column to learn 'y' from"),
+    "typo": ("a,Y\n1,x\n", r"there is no column 'y' \(columns: a, Y\)"),
+    "ragged": ("a,y\n1,2\n1,2,3\n", r"'table\.csv' could not be read: "),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_TABLES)
+def test_what_is_no_classification_problem_is_refused(tmp_path, case):
+    text, message = REFUSED_TABLES[case]
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    with pytest.raises(StudyError, match=message):
+        load(path, "y")
+
+
+def test_constant_columns_are_refused(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("a,b,y\n" + "".join(f"1,x,{i % 2}\n" for i in range(20)))
+    with pytest.raises(StudyError, match="every feature is constant or empty in the training"):
+        prepare(load(path, "y"), 0, 0.2, 0.2)
+
+
+def test_files_that_are_not_tables_are_refused(tmp_path):
+    def refused(name, message, content=b"xxxxxxxxxxxx"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(StudyError, match=message):
+            load(path, "y")
+
+    refused("a.xlsx", r"'a\.xlsx' is of no known kind; name a \.csv, \.tsv, \.parquet or \.npz")
+    refused("a.parquet", r"'a\.parquet' could not be read: ")
+    refused("a.npz", r"'a\.npz' could not be read: ")
+    with pytest.raises(StudyError, match="there is no file"):
+        load(tmp_path / "none.csv", "y")
+    with pytest.raises(StudyError, match="is a folder; name a"):
+        load(tmp_path, "y")
+    (tmp_path / "b.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(StudyError, match=r"say which column .* --target COLUMN \(one of: a, b\)"):
+        load(tmp_path / "b.csv")
+
+
+def test_arrays_are_read_and_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, X=np.zeros((4, 2, 3)), y=[0, 1, 0, 1])
+    assert load(path).numbers.shape == (4, 6)
+    np.savez(path, X=np.zeros((4, 2)))
+    with pytest.raises(StudyError, match=r"'a\.npz' holds X; expected X and y"):
+        load(path)
+    with pytest.raises(StudyError, match=r"X has shape \(3, 2\) and y has shape \(4,\)"):
+        from_any(np.zeros((3, 2)), [0, 1, 0, 1])
+    with pytest.raises(StudyError, match="X has 3 rows and y has 4"):
+        from_any(pl.DataFrame({"a": [1, 2, 3]}), [0, 1, 0, 1])
+    with pytest.raises(StudyError, match="expected numbers"):
+        from_any(np.array([["a"], ["b"]]), [0, 1])
+
+
+def planted(data, split, table):
+    """The table with a feature that equals the class in the test rows, and is 0 elsewhere."""
+    leak = np.zeros(data.rows)
+    leak[split.test] = data.labels[split.test] + 1
+    text = np.where(leak > 0, [f"class {c}" for c in data.labels], "unknown")
+    return table.with_columns(leak=leak, leak_text=text)
+
+
+def test_preparation_reads_the_training_rows_alone():
+    table = mixed_table()
+    labels = table.get_column("y")
+    plain = from_any(table.drop("y"), labels)
+    split = split_rows(plain, 0, 0.2, 0.2)
+    leaky = from_any(planted(plain, split, table).drop("y"), labels)
+    for a, b in zip(
+        vars(prepare(plain, 0, 0.2, 0.2)).values(),
+        vars(prepare(leaky, 0, 0.2, 0.2)).values(),
+        strict=True,
+    ):
+        if isinstance(a, np.ndarray):
+            np.testing.assert_array_equal(a, b)
+        else:
+            np.testing.assert_array_equal(a.features, b.features)
+            np.testing.assert_array_equal(a.labels, b.labels)
+
+
+def test_changing_test_rows_does_not_change_what_training_sees():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 3)), rng.integers(0, 2, 200)
+    data = from_any(x, y)
+    split = split_rows(data, 0, 0.2, 0.2)
+    moved = x.copy()
+    moved[split.test] *= 1000
+    a, b = prepare(data, 0, 0.2, 0.2), prepare(from_any(moved, y), 0, 0.2, 0.2)
+    np.testing.assert_array_equal(a.train.features, b.train.features)
+    np.testing.assert_array_equal(a.validation.features, b.validation.features)
+    assert not np.array_equal(a.test.features, b.test.features)

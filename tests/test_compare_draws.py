@@ -1,0 +1,131 @@
+"""Candidates and their draws: equal budgets, defaults first, options that can be pasted."""
+
+import numpy as np
+import pytest
+import torch
+
+import steelyard as sy
+from steelyard.compare.candidates import (
+    ALWAYS,
+    CANDIDATES,
+    DEFAULT,
+    SHARED,
+    candidate,
+    choose,
+    draw_trials,
+    python_lines,
+)
+from steelyard.compare.objective import build_loss
+from steelyard.compare.study import Range, Study, StudyError
+
+
+def test_every_public_loss_is_a_candidate():
+    public = {name for name in sy.losses.__all__ if name.endswith("Loss") and name != "SoftmaxLoss"}
+    assert {item.loss for item in CANDIDATES} == public
+
+
+def test_every_candidate_gets_the_same_budget():
+    trials = draw_trials(DEFAULT, 3, 8)
+    names = [trial.candidate for trial in trials]
+    assert {names.count(name) for name in DEFAULT} == {8}
+
+
+def test_draws_share_learning_rate_decay_and_smoothing_across_candidates():
+    trials = draw_trials(DEFAULT, 0, 8)
+    for k in range(8):
+        shared = {
+            tuple(trial.options[r.name] for r in SHARED) for trial in trials if trial.draw == k
+        }
+        assert len(shared) == 1
+
+
+def test_draw_0_is_the_published_recipe():
+    (trial,) = draw_trials(["ldam-drw"], 9, 1)
+    assert trial.options == {
+        "learning_rate": 0.005,
+        "weight_decay": 0.01,
+        "label_smoothing": 0.0,
+        "max_margin": 0.5,
+        "scale": 30.0,
+    }
+
+
+def test_draws_differ_between_seeds_and_repeat_for_one():
+    assert draw_trials(DEFAULT, 0, 4) == draw_trials(DEFAULT, 0, 4)
+    assert draw_trials(DEFAULT, 0, 4)[1].options != draw_trials(DEFAULT, 1, 4)[1].options
+
+
+def test_draws_fill_the_space_more_evenly_than_chance():
+    rates = [t.options["learning_rate"] for t in draw_trials(["cross-entropy"], 0, 17)[1:]]
+    low, high = np.log(1e-3), np.log(3e-2)
+    cells = np.floor(8 * (np.log(rates) - low) / (high - low)).astype(int)
+    assert set(cells) == set(range(8))
+
+
+@pytest.mark.parametrize("item", CANDIDATES, ids=lambda item: item.name)
+def test_ranges_hold_their_default_and_their_ends_build_a_loss(item):
+    counts = np.array([50, 10, 2])
+    for r in (*SHARED, *item.space):
+        assert r.low <= r.default <= r.high
+    for u in (0.0, 0.5, 0.999):
+        options = {r.name: r.at(u) for r in (*SHARED, *item.space)}
+        loss = build_loss(item, options, counts, start=1)
+        assert torch.isfinite(loss(torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 0])))
+
+
+@pytest.mark.parametrize("item", CANDIDATES, ids=lambda item: item.name)
+def test_the_lines_to_paste_run_and_are_the_loss_that_was_trained(item):
+    options = {r.name: r.at(0.7) for r in (*SHARED, *item.space)}
+    labels = torch.tensor([0] * 50 + [1] * 10 + [2] * 2)
+    scope = {"train_labels": labels, "epochs": 10, "features": 4, "classes": 3}
+    logits, target = torch.randn(62, 3, dtype=torch.float64), labels
+    scope["logits"] = logits
+    exec(python_lines(item, options), scope)
+    pasted, trained = scope["loss"], build_loss(item, options, np.array([50, 10, 2]), start=8)
+    for epoch in (0, 9):
+        if item.deferred:
+            pasted.set_epoch(epoch)
+            trained.set_epoch(epoch)
+        torch.testing.assert_close(
+            pasted(logits, target), trained(logits, target), atol=1e-6, rtol=1e-6
+        )
+    if item.post_hoc:
+        expected = logits - options["tau"] * torch.tensor([50, 10, 2]).double().div(62).log()
+        torch.testing.assert_close(scope["logits"], expected)
+    assert ("CosineLinear" in python_lines(item, options)) == (item.head == "cosine")
+
+
+def test_scales_of_ranges():
+    assert Range("x", 1, 100, 1, "log").at(0.5) == 10
+    assert Range("x", 0, 0.2, 0, "half").at(0.4) == 0
+    assert Range("x", 0, 0.2, 0, "half").at(0.75) == 0.1
+    assert Range("x", 0.9, 0.999, 0.9, "complement").at(0.5) == 0.99
+    assert Range("x", -1, 4, 1).at(0.2) == 0
+
+
+def test_the_baselines_are_always_there_and_simplest_first():
+    assert choose(["focal"]) == (*ALWAYS, "focal")
+    assert choose(["vs", "focal"])[-2:] == ("focal", "vs")
+    assert choose(None) == DEFAULT
+
+
+def test_an_unknown_loss_is_refused_with_the_nearest_name():
+    with pytest.raises(StudyError, match=r"no loss called 'fokal'\. Did you mean focal\? Choose"):
+        candidate("fokal")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"epochs": 0}, "epochs is 0; it must be at least 1"),
+        ({"draws": -1}, "draws is -1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"test": 1.5}, "test is 1.5; it is a share of the rows"),
+        ({"test": 0.5, "validation": 0.5}, "leave no rows to train on"),
+        ({"select": "auc"}, "select is 'auc'; choose from: balanced_accuracy"),
+        ({"dtype": "bf16"}, "dtype is 'bf16'; choose 'float32'"),
+    ],
+)
+def test_impossible_options_are_refused(options, text):
+    with pytest.raises(StudyError, match=text):
+        Study(("cross-entropy",), **options)

@@ -1,0 +1,228 @@
+"""A trial in the stack is the trial that a plain PyTorch loop would have run alone."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import steelyard as sy
+from steelyard.compare.candidates import CANDIDATES, candidate, draw_trials
+from steelyard.compare.data import load_digits
+from steelyard.compare.group import Group, plan_groups, run_group
+from steelyard.compare.network import Networks
+from steelyard.compare.objective import Objective, build_loss, stack_order
+from steelyard.compare.prepare import prepare
+from steelyard.compare.study import Study
+from steelyard.compare.train import AdamW, Plan, Rows, batch_size_for, rate_factor, train
+
+NAMES = [item.name for item in CANDIDATES if not item.post_hoc]
+DIGITS = load_digits()
+SEEDS, DRAWS, HIDDEN, SIZE = [0, 1], 2, 16, 32
+EPOCHS = 5  # eleven steps each
+START = 4  # deferred weights count in the last epoch
+
+
+def features_and_labels(seed):
+    part = prepare(DIGITS, seed, 0.2, 0.2)
+    return part.train.features[:, :50], part.train.labels, part.counts
+
+
+def stack_of(names, seeds, dtype):
+    """Networks trained as one stack, and their trials in the order of the stack."""
+    rows = []
+    for seed in seeds:
+        _, _, counts = features_and_labels(seed)
+        trials = draw_trials(names, seed, DRAWS)
+        built = [build_loss(candidate(t.candidate), t.options, counts, START) for t in trials]
+        order = stack_order([candidate(t.candidate) for t in trials], built)
+        rows.append([(trials[i], built[i]) for i in order])
+    trials = [[trial for trial, _ in row] for row in rows]
+    losses = [[loss for _, loss in row] for row in rows]
+    linear = sum(candidate(trial.candidate).head == "linear" for trial in trials[0])
+    networks = Networks.initial(seeds, len(trials[0]), linear, (50, HIDDEN, 10), "cpu", dtype)
+    parts = [features_and_labels(seed) for seed in seeds]
+    train(
+        networks,
+        Objective(losses, 10, "cpu", dtype),
+        Rows.stacked([x for x, _, _ in parts], [y for _, y, _ in parts], "cpu", dtype),
+        *(
+            torch.tensor([[t.options[name] for t in row] for row in trials], dtype=dtype)
+            for name in ("learning_rate", "weight_decay")
+        ),
+        Plan(seeds, EPOCHS, SIZE),
+        lambda epoch, losses: None,
+    )
+    return networks, trials
+
+
+def alone(trial, dtype):
+    """The same trial as a user would write it: modules, torch's optimiser, one loss."""
+    x, y, counts = features_and_labels(trial.seed)
+    x, y = torch.from_numpy(x).to(dtype), torch.from_numpy(y)
+    item = candidate(trial.candidate)
+    cosine = item.head == "cosine"
+    head = sy.CosineLinear(HIDDEN, 10) if cosine else nn.Linear(HIDDEN, 10)
+    model = nn.Sequential(nn.Linear(50, HIDDEN), nn.ReLU(), head).to(dtype)
+    start = Networks.initial([trial.seed], 1, 1, (50, HIDDEN, 10), "cpu", dtype).parameters
+    with torch.no_grad():
+        model[0].weight.copy_(start.hidden_weight[0, 0])
+        model[0].bias.copy_(start.hidden_bias[0, 0, :, 0])
+        model[2].weight.copy_(start.head_weight[0, 0])
+        if not cosine:
+            model[2].bias.copy_(start.head_bias[0, 0, :, 0])
+    loss = build_loss(item, trial.options, counts, START)
+    rate, decay = trial.options["learning_rate"], trial.options["weight_decay"]
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+    per_epoch = math.ceil(len(y) / SIZE)
+    step = 0
+    for epoch in range(EPOCHS):
+        if item.deferred:
+            loss.set_epoch(epoch)
+        order = np.random.default_rng([trial.seed, 2, epoch]).permutation(len(y))
+        for rows in np.array_split(order, per_epoch):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * rate_factor(step, EPOCHS * per_epoch)
+            optimiser.zero_grad()
+            loss(model(x[rows]), y[rows]).backward()
+            optimiser.step()
+            step += 1
+    assert step >= 50
+    return model
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_every_candidate_in_the_stack_equals_itself_alone(dtype, tolerance):
+    networks, trials = stack_of(NAMES, SEEDS, dtype)
+    weight, bias, head, head_bias = (p.detach() for p in networks.parameters)
+    for s, row in enumerate(trials):
+        for t, trial in enumerate(row):
+            model = alone(trial, dtype)
+            pairs = [
+                (weight[s, t], model[0].weight),
+                (bias[s, t, :, 0], model[0].bias),
+                (head[s, t], model[2].weight),
+            ]
+            if candidate(trial.candidate).head == "linear":
+                pairs.append((head_bias[s, t, :, 0], model[2].bias))
+            for ours, theirs in pairs:
+                distance = (ours - theirs.detach()).abs().max().item()
+                assert distance < tolerance, (trial, distance)
+
+
+def test_a_trial_does_not_feel_its_neighbours():
+    together, trials = stack_of(["cross-entropy", "focal", "ldam"], [0], torch.float64)
+    one, _ = stack_of(["focal"], [0], torch.float64)
+    places = [i for i, trial in enumerate(trials[0]) if trial.candidate == "focal"]
+    for a, b in zip(together.parameters, one.parameters, strict=True):
+        torch.testing.assert_close(a[0, places], b[0], rtol=0, atol=1e-10)
+
+
+def test_a_trial_that_diverges_leaves_the_others_alone():
+    x = torch.randn(1, 40, 3, dtype=torch.float64)
+    rows = Rows(x, torch.randint(0, 2, (1, 40)))
+
+    def trained(rates):
+        losses = [[sy.CrossEntropyLoss() for _ in rates]]
+        networks = Networks.initial([0], len(rates), len(rates), (3, 4, 2), "cpu", torch.float64)
+        objective = Objective(losses, 2, "cpu", torch.float64)
+        rate = torch.tensor([rates], dtype=torch.float64)
+        train(
+            networks, objective, rows, rate, 0 * rate, Plan([0], 3, 10), lambda epoch, losses: None
+        )
+        return networks.parameters.hidden_weight.detach()[0]
+
+    both = trained([0.01, float("nan")])
+    assert both[1].isnan().all()
+    torch.testing.assert_close(both[0], trained([0.01])[0], rtol=0, atol=1e-12)
+
+
+def test_adamw_skips_what_has_no_gradient_as_torch_does():
+    ours = torch.ones(1, 1, 2, 1)
+    AdamW([ours], torch.tensor([[0.1]]), torch.tensor([[0.5]])).step([None], 1.0)
+    assert ours.eq(1).all()
+
+
+def test_batches_hold_every_row_once_and_agree_for_one_seed():
+    x = torch.arange(2 * 10, dtype=torch.float64).view(2, 10, 1)
+    rows = Rows(x, torch.zeros(2, 10, dtype=torch.long))
+    seen = torch.cat([batch.features for batch in rows.batches(3, [4, 7], 4)], 1)
+    assert seen.sort(1).values.eq(x).all()
+    assert [b.labels.shape[1] for b in rows.batches(0, [4, 7], 4)] == [4, 3, 3]
+    alone = Rows(x[1:], rows.labels[1:])
+    again = torch.cat([batch.features for batch in alone.batches(3, [7], 4)], 1)
+    assert again[0].eq(seen[1]).all()
+
+
+def test_learning_rate_rises_then_falls_to_nothing():
+    factors = [rate_factor(step, 100) for step in range(100)]
+    assert factors[0] == pytest.approx(0.2)
+    assert max(factors) == 1
+    assert factors[-1] < 0.001
+
+
+@pytest.mark.parametrize(("rows", "size"), [(10, 32), (1000, 64), (600_000, 4096)])
+def test_batches_grow_with_the_rows(rows, size):
+    assert batch_size_for(rows) == size
+
+
+def test_groups_keep_draws_and_post_hoc_with_their_baseline():
+    names = ["cross-entropy", "post-hoc", "focal", "vs"]
+    assert plan_groups(names, [0, 1, 2], 2, 20) == [
+        Group((0, 1), ("cross-entropy", "post-hoc", "focal", "vs")),
+        Group((2,), ("cross-entropy", "post-hoc", "focal", "vs")),
+    ]
+    assert plan_groups(names, [5], 8, 16) == [
+        Group((5,), ("cross-entropy", "post-hoc")),
+        Group((5,), ("focal", "vs")),
+    ]
+    assert plan_groups(names, [5], 8, 1) == [
+        Group((5,), ("cross-entropy", "post-hoc")),
+        Group((5,), ("focal",)),
+        Group((5,), ("vs",)),
+    ]
+
+
+def test_grouping_changes_nothing_but_rounding():
+    study = Study(("cross-entropy", "post-hoc", "focal"), seeds=2, draws=2, epochs=3, hidden=8)
+    study64 = Study(**study.to_dict() | {"dtype": "float64"})
+    whole = run_group(DIGITS, study64, Group((0, 1), study.losses))
+    parts = [
+        cell
+        for seed in (0, 1)
+        for names in (("cross-entropy", "post-hoc"), ("focal",))
+        for cell in run_group(DIGITS, study64, Group((seed,), names))
+    ]
+    for a, b in zip(whole, parts, strict=True):
+        assert (a["seed"], a["candidate"]) == (b["seed"], b["candidate"])
+        assert a["chosen"] == b["chosen"]
+        assert a["confusion"] == b["confusion"]
+        assert a["curve"]["train_loss"] == pytest.approx(b["curve"]["train_loss"], abs=1e-9)
+
+
+def test_post_hoc_is_the_baseline_with_its_logits_adjusted():
+    study = Study(("cross-entropy", "post-hoc"), seeds=1, draws=1, epochs=20)
+    plain, post_hoc = run_group(DIGITS, study, Group((0,), study.losses))
+    assert post_hoc["trials"][0]["options"]["tau"] == 1.0
+    assert post_hoc["curve"]["train_loss"] == plain["curve"]["train_loss"]
+    # With the prior taken away, rare digits are named more often than before.
+    named = [np.array(cell["confusion"])[:, 6:].sum() for cell in (plain, post_hoc)]
+    assert named[1] > named[0]
+
+
+def test_a_diverged_draw_is_kept_with_its_reason_and_never_chosen(monkeypatch):
+    from steelyard.compare import group as room
+
+    def wild(names, seed, draws):
+        trials = draw_trials(names, seed, draws)
+        trials[0].options["learning_rate"] = math.nan
+        return trials
+
+    monkeypatch.setattr(room, "draw_trials", wild)
+    study = Study(("cross-entropy", "focal"), seeds=1, draws=2, epochs=1)
+    cell, other = run_group(DIGITS, study, Group((0,), study.losses))
+    assert cell["trials"][0]["status"] == "failed"
+    assert cell["trials"][0]["reason"] == "the training diverged: its loss is not finite"
+    assert cell["chosen"] == 1
+    assert all(trial["status"] == "done" for trial in other["trials"])

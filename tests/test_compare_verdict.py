@@ -1,0 +1,144 @@
+"""The statistics against SciPy and the literature, and the sentences they allow."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from steelyard.compare.verdict import compare, interval, judge, p_value
+
+TITLES = {"cross-entropy": "Cross-entropy", "la": "Logit-adjusted", "focal": "Focal"}
+
+
+def test_without_overlap_it_is_the_paired_t_test():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.7, 0.05, 8), rng.normal(0.68, 0.05, 8)
+    assert p_value(a - b, 0.0) == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-12)
+
+
+def test_overlap_widens_as_nadeau_and_bengio_say():
+    # Ten 90/10 splits: the variance of the mean is (1/10 + 1/9)·s², not s²/10.
+    d = np.array([0.02, 0.03, -0.01, 0.04, 0.01, 0.02, 0.00, 0.03, 0.02, 0.01])
+    t = d.mean() / math.sqrt((1 / 10 + 1 / 9) * d.var(ddof=1))
+    assert p_value(d, 1 / 9) == pytest.approx(2 * stats.t.sf(t, 9), rel=1e-12)
+
+
+def test_interval_agrees_with_scipy_and_leaves_out_failures():
+    values = [0.7, 0.8, None, 0.75, 0.9]
+    known = [v for v in values if v is not None]
+    found = interval(values, 0.0)
+    expected = stats.t.interval(0.95, 3, np.mean(known), stats.sem(known))
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert interval([None, None], 0.3).mean is None
+    assert interval([0.5], 0.3).low is None
+
+
+def test_the_interval_of_the_difference_excludes_zero_when_p_is_below_five_percent():
+    for shift in np.linspace(0, 0.05, 30):
+        d = np.array([-0.01, 0.0, 0.02, 0.01, -0.02]) + shift
+        found = interval(d.tolist(), 0.3)
+        assert (found.low > 0 or found.high < 0) == (p_value(d, 0.3) < 0.05)
+
+
+def test_no_spread_proves_nothing():
+    assert p_value(np.zeros(5), 0.3) == 1.0
+    assert p_value(np.full(5, 0.1), 0.3) == 1.0
+    assert p_value(np.array([0.1]), 0.3) is None
+
+
+def test_holm_by_hand():
+    base = [0.5] * 5
+    scores = {
+        "cross-entropy": base,
+        "la": [0.60, 0.61, 0.59, 0.60, 0.62],
+        "focal": [0.52, 0.53, 0.49, 0.51, 0.52],
+    }
+    la, focal = compare(scores, "cross-entropy", 0.3)
+    assert la.p_holm == pytest.approx(2 * la.p)
+    assert focal.p_holm == pytest.approx(max(2 * la.p, focal.p))
+    assert (la.judgement, focal.judgement) == ("better", "no detectable difference")
+
+
+def test_pairs_are_by_seed_and_failures_drop_their_pair():
+    scores = {"cross-entropy": [0.5, 0.6, None, 0.7], "la": [0.6, None, 0.9, 0.8]}
+    (la,) = compare(scores, "cross-entropy", 0.3)
+    assert la.seeds == 2
+    assert la.difference.mean == pytest.approx(0.1)
+    assert la.judgement == "too few seeds"
+    (nothing,) = compare({"cross-entropy": [0.5], "la": [None]}, "cross-entropy", 0.3)
+    assert nothing.judgement == "failed"
+
+
+def verdict(**scores):
+    named = {name.replace("_", "-"): values for name, values in scores.items()}
+    return judge(named, TITLES, "cross-entropy", 0.3, "balanced accuracy")
+
+
+def test_a_clear_winner_in_words():
+    found = verdict(
+        cross_entropy=[0.50, 0.51, 0.49, 0.50, 0.52],
+        la=[0.60, 0.61, 0.60, 0.61, 0.62],
+        focal=[0.40, 0.41, 0.38, 0.41, 0.42],
+    )
+    assert found.recommended == found.best == "la"
+    assert found.sentences == (
+        "Better than tuned cross-entropy in balanced accuracy: Logit-adjusted (+10.4 points, "
+        "95 % interval +9.3 to +11.5).",
+        "Worse than tuned cross-entropy in balanced accuracy: Focal (-10.0 points, 95 % interval "
+        "-11.4 to -8.6).",
+        "Highest mean balanced accuracy: Logit-adjusted (60.8 %).",
+        "Use Logit-adjusted.",
+    )
+
+
+def test_nothing_to_tell_apart_recommends_the_simplest():
+    found = verdict(
+        cross_entropy=[0.50, 0.55, 0.45, 0.50, 0.52], focal=[0.51, 0.54, 0.47, 0.49, 0.53]
+    )
+    assert found.recommended == "cross-entropy"
+    assert found.sentences == (
+        "No candidate can be told from tuned cross-entropy in balanced accuracy.",
+        "Highest mean balanced accuracy: Focal (50.8 %).",
+        "Use Cross-entropy: the simplest that cannot be told from it.",
+        "The lead of Focal (+0.4 points, 95 % interval -2.2 to +3.0) may be luck; more seeds can "
+        "tell.",
+    )
+
+
+def test_the_simplest_of_the_best_must_itself_beat_the_baseline():
+    found = verdict(
+        cross_entropy=[0.50, 0.51, 0.49, 0.50, 0.52],
+        la=[0.70, 0.52, 0.75, 0.50, 0.60],  # tied with the best, but not shown to be better
+        focal=[0.62, 0.63, 0.61, 0.62, 0.65],
+    )
+    assert set(found.tied) == {"la", "focal"}
+    assert found.recommended == "focal"
+
+
+def test_four_seeds_give_no_verdict():
+    found = verdict(cross_entropy=[0.5] * 4, la=[0.6] * 4)
+    assert found.recommended is None
+    assert found.sentences[0] == (
+        "No verdict: 4 seeds, and it takes 5 to tell a difference from luck."
+    )
+
+
+def test_a_study_in_which_everything_failed_says_so():
+    found = verdict(cross_entropy=[None] * 5, la=[None] * 5)
+    assert found.sentences == ("No candidate finished a single seed.",)
+
+
+def test_false_alarms_stay_below_five_percent(monkeypatch):
+    """Eight candidates that are all the baseline plus noise, in splits that share rows."""
+    monkeypatch.setattr("gc.collect", lambda: 0)  # statsmodels calls it, 0.1 s each time
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(200):
+        shared = rng.normal(0, 0.02, (9, 1)) * 0.5  # what overlapping splits have in common
+        scores = 0.7 + shared + rng.normal(0, 0.02, (9, 5))
+        named = {"cross-entropy": scores[0].tolist()} | {
+            f"c{i}": scores[i].tolist() for i in range(1, 9)
+        }
+        alarms += any(c.judgement == "better" for c in compare(named, "cross-entropy", 1 / 3))
+    assert alarms <= 0.05 * 200

@@ -1,0 +1,284 @@
+"""Losses as nn.Modules: devices, dtypes, state_dicts, copies, signatures."""
+
+import copy
+import inspect
+import io
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from table import TABLE, C, Row
+from torch import nn
+
+import steelyard as sy
+from steelyard.losses import counted, softmax
+
+WEIGHT = [0.25, 1.0, 2.0, 0.0, 7e4]  # 7e4 is beyond float16
+OPTIONS = ("weight", "ignore_index", "label_smoothing", "reduction", "mean_over", "empty", "engine")
+each_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.id)
+LOGITS = torch.randn(6, C, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+TARGET = torch.tensor([0, 1, 2, 3, 4, -100])
+
+
+def value_of(loss: nn.Module) -> float:
+    return float(loss(LOGITS, TARGET))
+
+
+@each_row
+def test_buffers_follow_the_device(row: Row) -> None:
+    loss = row.build(weight=WEIGHT)
+    assert "weight" in dict(loss.named_buffers())
+    loss.to("meta")
+    assert {buffer.device.type for buffer in loss.buffers()} == {"meta"}
+    vectors = [v for v in loss.form if isinstance(v, torch.Tensor)]
+    assert all(vector.device.type == "meta" for vector in vectors)
+
+
+@each_row
+def test_weights_meet_the_logits_where_those_are(row: Row) -> None:
+    """Neither a module that was not moved nor a weight from elsewhere is an error."""
+    logits = torch.randn(6, C, device="meta", requires_grad=True)
+    target = torch.zeros(6, dtype=torch.long, device="meta")
+    for weight in (WEIGHT, torch.ones(C), torch.ones(C, device="meta")):
+        assert row.build(weight=weight)(logits, target).device.type == "meta"
+        value = row.function(logits, target, **row.arguments, weight=weight)
+        assert value.device.type == "meta"
+
+
+@each_row
+@pytest.mark.parametrize("change", ["half", "bfloat16", "float", "double"])
+def test_a_change_of_dtype_leaves_the_vectors_alone(row: Row, change: str) -> None:
+    loss = row.build(weight=WEIGHT)
+    before = value_of(loss)
+    kept = {name: (b.dtype, b.tolist()) for name, b in loss.named_buffers()}
+    getattr(loss, change)()
+    assert {name: (b.dtype, b.tolist()) for name, b in loss.named_buffers()} == kept
+    assert value_of(loss) == before
+    nn.Sequential(nn.Linear(2, C), loss).to(torch.bfloat16)
+    assert value_of(loss) == before
+
+
+@each_row
+def test_state_dict_has_no_weight_and_wants_none(row: Row) -> None:
+    weighted, plain = row.build(weight=WEIGHT), row.build()
+    assert not weighted.state_dict()
+    before = value_of(weighted)
+    assert str(weighted.load_state_dict(plain.state_dict(), strict=True)) == (
+        "<All keys matched successfully>"
+    )
+    assert value_of(weighted) == before
+    # PyTorch's own is a persistent buffer: to add a weight later breaks old checkpoints.
+    with pytest.raises(RuntimeError, match="Missing key"):
+        nn.CrossEntropyLoss(torch.ones(C)).load_state_dict(nn.CrossEntropyLoss().state_dict())
+
+
+@each_row
+def test_a_weight_found_in_a_state_dict_is_taken_over(row: Row) -> None:
+    pytorch = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
+    expected = row.build()
+    expected = expected.with_weight(pytorch.weight)
+    for weight in (None, WEIGHT, {1: 3.0}):
+        loss = row.build(weight=weight)
+        loss.load_state_dict(pytorch.state_dict(), strict=True)
+        assert value_of(loss) == value_of(expected)
+        assert "weight=[1.0, 2.0, 3.0, 4.0, 5.0]" in repr(loss)
+    assert loss.weight is not pytorch.weight
+
+
+def test_a_weight_is_found_in_nested_modules() -> None:
+    def model(loss: nn.Module) -> nn.Module:
+        return nn.ModuleDict({"net": nn.Sequential(nn.Linear(3, 4), loss), "loss": loss})
+
+    theirs = model(nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0, 4.0])))
+    ours = model(sy.CrossEntropyLoss())
+    assert {"net.1.weight", "loss.weight"} <= set(theirs.state_dict())
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    loss: Any = ours["loss"]
+    assert loss.weight.tolist() == [1, 2, 3, 4]
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*elsewhere"):
+        ours.load_state_dict(theirs.state_dict() | {"net.1.elsewhere": torch.ones(1)})
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (torch.tensor([1.0, float("nan")]), "loss.weight: weight of class 1 is nan"),
+        (torch.tensor([1.0, -1.0]), "loss.weight: weight of class 1 is -1.0"),
+        (torch.ones(3), "loss.weight has 3 values, but this loss's weight has 2"),
+    ],
+)
+def test_a_bad_weight_in_a_state_dict_is_named(found: torch.Tensor, text: str) -> None:
+    model = nn.ModuleDict({"loss": sy.CrossEntropyLoss([1.0, 2.0])})
+    with pytest.raises(RuntimeError, match=text):
+        model.load_state_dict({"loss.weight": found})
+    loss: Any = model["loss"]
+    assert loss.weight.tolist() == [1, 2]
+
+
+@each_row
+@pytest.mark.parametrize("way", ["pickle", "deepcopy", "torch.save", "state_dict", "share_memory"])
+def test_copies_compute_the_same(row: Row, way: str) -> None:
+    loss = row.build(weight=WEIGHT, ignore_index=2, label_smoothing=0.1, reduction="sum")
+    if way == "pickle":
+        copied = pickle.loads(pickle.dumps(loss))
+    elif way == "deepcopy":
+        copied = copy.deepcopy(loss)
+    elif way == "torch.save":
+        buffer = io.BytesIO()
+        torch.save(loss, buffer)
+        buffer.seek(0)
+        copied = torch.load(buffer, weights_only=False)
+    elif way == "state_dict":
+        buffer = io.BytesIO()
+        torch.save(nn.Sequential(loss).state_dict(), buffer)
+        buffer.seek(0)
+        copied = copy.deepcopy(loss)
+        nn.Sequential(copied).load_state_dict(torch.load(buffer), strict=True)
+    else:
+        copied = copy.deepcopy(loss).share_memory()
+        assert all(buffer.is_shared() for buffer in copied.buffers())
+    target = TARGET.where(TARGET >= 0, 2)
+    assert torch.equal(copied(LOGITS, target), loss(LOGITS, target))
+    assert repr(copied) == repr(loss)
+    assert copied.options == loss.options
+    for ours, theirs in zip(loss.buffers(), copied.buffers(), strict=True):
+        assert ours.data_ptr() != theirs.data_ptr()
+
+
+def test_the_users_weight_is_copied() -> None:
+    given = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    loss = sy.CrossEntropyLoss(given)
+    with torch.no_grad():
+        given.mul_(10)
+    assert loss.weight is not None
+    assert loss.weight.tolist() == [1, 2, 3]
+    assert not loss.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [
+        (sy.CrossEntropyLoss(), "CrossEntropyLoss()"),
+        (
+            sy.CrossEntropyLoss([1, 2], ignore_index=2),
+            "CrossEntropyLoss(weight=[1, 2], ignore_index=2)",
+        ),
+        (sy.FocalLoss(), "FocalLoss(gamma=2.0)"),
+        (
+            sy.LDAMLoss(class_counts=[9, 1], reduction="sum"),
+            "LDAMLoss(class_counts=[9, 1], max_margin=0.5, scale=30.0, reduction='sum')",
+        ),
+        (
+            sy.CrossEntropyLoss(torch.ones(1000)),
+            "CrossEntropyLoss(weight=[1, 1, 1, 1, 1, … 1000 classes])",
+        ),
+    ],
+)
+def test_repr(loss: nn.Module, text: str) -> None:
+    assert repr(loss) == text
+
+
+@each_row
+def test_short_reprs_can_be_typed_in(row: Row) -> None:
+    loss = row.build(weight=WEIGHT, label_smoothing=0.1, mean_over="count")
+    again = eval(repr(loss), vars(sy))
+    assert value_of(again) == value_of(loss)
+
+
+@each_row
+def test_signatures_are_real(row: Row) -> None:
+    module = inspect.signature(row.module).parameters
+    function = inspect.signature(row.function).parameters
+    assert list(function)[:2] == ["logits", "target"]
+    assert list(function)[-2:] == ["sample_weight", "denominator"]
+    assert [n for n in list(function)[2:-2] if n not in OPTIONS] == [
+        n for n in module if n not in OPTIONS
+    ]
+    for name in OPTIONS:
+        assert name in module, name
+        assert function[name].default == module[name].default, name
+    for name in list(function)[2:]:
+        assert function[name].kind is inspect.Parameter.KEYWORD_ONLY, name
+        assert function[name].annotation is not inspect.Parameter.empty, name
+    for name, parameter in module.items():
+        positional = row.module is sy.CrossEntropyLoss and name == "weight"
+        assert (parameter.kind is inspect.Parameter.KEYWORD_ONLY) != positional, name
+        if name not in OPTIONS:
+            assert function[name].default == parameter.default, name
+    assert "Args:" in (row.function.__doc__ or "")
+    assert "Example:" in (row.function.__doc__ or "")
+
+
+def test_the_signature_is_that_of_each_loss() -> None:
+    """Every option given by its name is taken, on every public loss of the softmax room."""
+    defaults = {name: inspect.signature(sy.FocalLoss).parameters[name].default for name in OPTIONS}
+    for name in (*softmax.__all__, *counted.__all__):
+        signature = inspect.signature(getattr(sy, name))
+        assert {n: signature.parameters[n].default for n in OPTIONS} == defaults, name
+
+
+@each_row
+def test_positional_options_are_refused(row: Row) -> None:
+    with pytest.raises(TypeError):
+        row.module([1.0] * C, None)
+    with pytest.raises(TypeError):
+        row.function(LOGITS, TARGET, None)
+
+
+@each_row
+def test_dict_weights_leave_the_others_one(row: Row) -> None:
+    named = row.build(weight={1: 3.0, 3: 0.0})
+    listed = row.build(weight=[1.0, 3.0, 1.0, 0.0, 1.0])
+    assert float(value_of(named)) == pytest.approx(float(value_of(listed)), rel=1e-14)
+    samples = torch.rand(6, dtype=torch.float64)
+    torch.testing.assert_close(
+        named.denominator(TARGET, samples), listed.denominator(TARGET, samples)
+    )
+    logits = LOGITS.detach().clone().requires_grad_()
+    function = row.function(LOGITS, TARGET, **row.arguments, weight={1: 3.0, 3: 0.0})
+    assert float(function) == pytest.approx(float(value_of(listed)), rel=1e-14)
+    smoothed = row.build(weight={0: 2.0}, label_smoothing=0.3)(logits, TARGET)
+    smoothed.backward()
+    assert torch.equal(
+        smoothed, row.build(weight=[2.0] + [1.0] * 4, label_smoothing=0.3)(logits, TARGET)
+    )
+
+
+@each_row
+def test_as_the_last_part_of_a_network(row: Row) -> None:
+    """Moves, trains and reports with the model that holds it."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, C))
+            self.loss = row.build(weight=[1.0] * C)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.loss(self.net(x), y)
+            return result
+
+    torch.manual_seed(0)
+    model = Model()
+    assert not list(model.loss.parameters())
+    x, y = torch.randn(64, 4), torch.arange(64) % C
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        losses.append(model(x, y))
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+def test_compiled_calls_take_numbers_that_change() -> None:
+    """An annealed gamma, or the denominator of each step, is no graph break."""
+    torch._dynamo.reset()
+    compiled = torch.compile(sy.focal_loss, fullgraph=True, backend="eager")
+    for gamma, denominator in ((1.0, 2.0), (3.0, 3.5), (0.5, 7.0)):
+        options: dict[str, Any] = {"gamma": gamma, "denominator": denominator}
+        torch.testing.assert_close(
+            compiled(LOGITS, TARGET, **options), sy.focal_loss(LOGITS, TARGET, **options)
+        )

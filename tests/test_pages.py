@@ -1,0 +1,88 @@
+"""README.md and docs/ say what the code says; that their examples run, conftest.py sees to."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import steelyard as sy
+from steelyard.losses.options import OPTION_DEFAULTS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def table_after(heading: str) -> list[list[str]]:
+    """The cells of each row of the first table under a heading of the README."""
+    _, _, below = README.partition(f"\n{heading}\n")
+    assert below, f"no heading {heading!r}"
+    table = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)
+    rows = [line.strip("| ").split(" | ") for line in table.group().splitlines()]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+LOSSES = {
+    name: kind
+    for name in sy.losses.__all__
+    if isinstance(kind := getattr(sy, name), type) and kind is not sy.SoftmaxLoss
+}
+
+
+def test_the_readme_lists_every_loss():
+    listed = [row[0].strip("`") for row in table_after("## Losses")]
+    assert sorted(listed) == sorted(LOSSES)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_readme_has_the_arguments_and_defaults_of_each_loss(name):
+    row = next(row for row in table_after("## Losses") if row[0] == f"`{name}`")
+    listed = dict(re.findall(r"`(\w+)(?:=([\d.]+))?`", row[2] if len(row) > 2 else ""))
+    own = {
+        parameter.name: "" if parameter.default is parameter.empty else str(parameter.default)
+        for parameter in inspect.signature(LOSSES[name]).parameters.values()
+        if parameter.name not in OPTION_DEFAULTS
+    }
+    assert listed == own
+
+
+def test_the_readme_has_every_option_with_its_default():
+    rows = table_after("## Options of every loss")
+    listed = {name.strip("`"): default.strip("`") for name, default, _ in rows}
+    assert listed == {
+        name: f'"{default}"' if isinstance(default, str) else str(default)
+        for name, default in OPTION_DEFAULTS.items()
+    }
+
+
+def test_the_readme_cites_the_paper_of_each_docstring():
+    links = dict(re.findall(r"^\[(.+)\]: (\S+)$", README, re.MULTILINE))
+    for name, *cells in table_after("## Losses"):
+        function = re.search(r":func:`(\w+)`", LOSSES[name.strip("`")].__doc__).group(1)
+        _, _, reference = getattr(sy, function).__doc__.partition("Reference:")
+        documented = re.findall(r"arXiv:(\d+\.\d+)", reference)
+        cited = [links[key] for key in re.findall(r"\[(.+?)\]", " ".join(cells)) if key in links]
+        assert cited == [f"https://arxiv.org/abs/{number}" for number in documented]
+
+
+def test_the_readme_shows_the_default_study():
+    candidates = pytest.importorskip("steelyard.compare.candidates")
+    _, _, output = README.partition("$ steelyard compare\n")
+    output = output.partition("```")[0]
+    shown = re.findall(r"^(\S.*?)  +\d+\.\d ±", output, re.MULTILINE)
+    assert shown == [candidates.candidate(name).title for name in candidates.DEFAULT]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in anchors, target
+        elif "://" not in target:
+            assert (page.parent / target.partition("#")[0]).exists(), target
+    for key in re.findall(r"\[([A-Z][a-z]+ \d{4})\]", text):
+        assert f"\n[{key}]: " in text, key

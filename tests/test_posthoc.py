@@ -1,0 +1,111 @@
+"""What is done to logits after training, against problems whose answer is known."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import steelyard as sy
+
+COUNTS = [700, 250, 50]
+# p(class | cell) of four cells, and how often a cell occurs: a problem small enough to solve.
+CELLS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+POSTERIOR = torch.tensor(
+    [[0.9, 0.08, 0.02], [0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.05, 0.15, 0.8]], dtype=torch.float64
+)
+PRIOR = CELLS @ POSTERIOR
+POPULATION = [int(n) for n in (PRIOR * 1000).round()]
+
+
+def solve(loss: sy.SoftmaxLoss) -> Tensor:
+    """The logits (cells, C) that minimise the expected loss over the population."""
+    logits = torch.zeros_like(POSTERIOR, requires_grad=True)
+    samples = CELLS[:, None].expand_as(POSTERIOR).mul(POSTERIOR).flatten()
+    target = torch.arange(3).repeat(4)
+    optimizer = torch.optim.LBFGS(
+        [logits],
+        max_iter=500,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-15,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value: Tensor = loss(logits.repeat_interleave(3, 0), target, sample_weight=samples)
+        value.backward()
+        return value
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return logits.detach()
+
+
+def test_adjust_logits_subtracts_the_log_prior() -> None:
+    logits = torch.randn(5, 3, 4, dtype=torch.float64)
+    prior = torch.tensor(COUNTS, dtype=torch.float64) / sum(COUNTS)
+    for tau in (0.0, 1.0, 2.5, -1.0):
+        expected = logits - tau * prior.log()[:, None]
+        torch.testing.assert_close(sy.adjust_logits(logits, COUNTS, tau), expected)
+    torch.testing.assert_close(
+        sy.adjust_logits(logits[0, :, 0], COUNTS), logits[0, :, 0] - prior.log()
+    )
+    counted = sy.ClassCounts(COUNTS)
+    assert torch.equal(sy.adjust_logits(logits, counted), sy.adjust_logits(logits, COUNTS))
+
+
+def test_adjust_logits_takes_an_absent_class_as_one_example() -> None:
+    logits = torch.zeros(1, 3, dtype=torch.float64)
+    expected = -torch.tensor([[0.8, 0.1, 0.1]], dtype=torch.float64).log()
+    torch.testing.assert_close(sy.adjust_logits(logits, [8, 0, 1]), expected)
+
+
+def test_weighted_cross_entropy_learns_w_times_p_and_unweight_gives_p_back() -> None:
+    weight = torch.tensor([1.0, 2.0, 10.0], dtype=torch.float64)
+    learnt = solve(sy.CrossEntropyLoss(weight))
+    q = weight * POSTERIOR
+    torch.testing.assert_close(learnt.softmax(1), q / q.sum(1, keepdim=True), rtol=1e-6, atol=1e-8)
+    for given in (weight, weight.tolist(), {1: 2, 2: 10}, weight.numpy()):
+        p = sy.unweight_logits(learnt, given).softmax(1)
+        torch.testing.assert_close(p, POSTERIOR, rtol=1e-6, atol=1e-8)
+
+
+def test_adjusting_afterwards_is_what_the_adjusted_loss_learns() -> None:
+    """Both give the balanced posterior, p(class | cell) / prior."""
+    balanced = POSTERIOR / PRIOR
+    balanced = balanced / balanced.sum(1, keepdim=True)
+    counts = [int(n) for n in (PRIOR * 10**6).round()]
+    afterwards = sy.adjust_logits(solve(sy.CrossEntropyLoss()), counts)
+    torch.testing.assert_close(afterwards.softmax(1), balanced, rtol=1e-5, atol=1e-7)
+    for loss in (
+        sy.LogitAdjustedLoss(class_counts=counts),
+        sy.BalancedSoftmaxLoss(class_counts=counts),
+        sy.VSLoss(class_counts=counts, gamma=0.0),
+    ):
+        torch.testing.assert_close(solve(loss).softmax(1), balanced, rtol=1e-5, atol=1e-7)
+
+
+def test_balanced_weights_are_the_adjustment_with_tau_one() -> None:
+    """Weighted cross-entropy with balanced weights learns the balanced posterior as well."""
+    counts = [int(n) for n in (PRIOR * 10**6).round()]
+    weight = sy.class_weights(counts, "balanced", dtype=torch.float64)
+    weighted = solve(sy.CrossEntropyLoss(weight)).softmax(1)
+    adjusted = solve(sy.LogitAdjustedLoss(class_counts=counts)).softmax(1)
+    torch.testing.assert_close(weighted, adjusted, rtol=1e-5, atol=1e-7)
+    back = sy.unweight_logits(weighted.log(), weight).softmax(1)
+    torch.testing.assert_close(back, POSTERIOR, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtypes_and_inputs(dtype: torch.dtype) -> None:
+    logits = torch.randn(4, 3, 2, 2).to(dtype)
+    kept = logits.clone()
+    wide = torch.promote_types(dtype, torch.float32)
+    for result in (sy.adjust_logits(logits, COUNTS), sy.unweight_logits(logits, [1, 2, 3])):
+        assert result.dtype == wide
+        assert result.shape == logits.shape
+        assert torch.equal(logits, kept)
+
+
+def test_gradients_pass() -> None:
+    logits = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z: sy.adjust_logits(z, COUNTS, 0.7), logits)
+    assert torch.autograd.gradcheck(lambda z: sy.unweight_logits(z, [1.0, 2.0, 3.0]), logits)
