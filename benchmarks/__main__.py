@@ -74,9 +74,9 @@ def rows(problem: Problem, only: str, budget: float) -> list[tuple[str, ...]]:
     for name, each in times.items():
         memory = ["", ""]
         if name in alone:
-            both = peak_bytes(calls[name])
+            both = peak_bytes(calls[name], problem.forget)
             with torch.no_grad():
-                forward = peak_bytes(lambda name=name: alone[name](problem))
+                forward = peak_bytes(lambda name=name: alone[name](problem), problem.forget)
             memory = ["–" if m is None else f"{m / size:.2f}" for m in (both, forward)]
         found.append(
             (name, f"{1e3 * each:.3g}", f"{each / base:.2f}", f"{each / copy:.1f}", *memory)
@@ -89,7 +89,7 @@ def step(loss: Loss, problem: Problem) -> Callable[[], object]:
     """Forward and backward."""
 
     def call() -> None:
-        problem.logits.grad = None
+        problem.forget()
         loss(problem).backward()
 
     return call

@@ -36,9 +36,10 @@ def seconds(calls: dict[str, Callable[[], object]], budget: float) -> dict[str, 
     return {name: statistics.median(times) for name, times in found.items()}
 
 
-def peak_bytes(call: Callable[[], object]) -> int | None:
+def peak_bytes(call: Callable[[], object], forget: Callable[[], None]) -> int | None:
     """How far memory rises during one call, as the kernel or the CUDA allocator saw it."""
     call()
+    forget()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.synchronize()

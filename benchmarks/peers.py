@@ -42,6 +42,10 @@ class Problem:
             total.to(device),
         )
 
+    def forget(self) -> None:
+        """Free the gradient."""
+        self.logits.grad = None
+
     def part(self) -> "Problem":
         """The first few thousand positions, for float64 to check."""
         cut = (slice(0, 1024), slice(None), *[slice(0, 40)] * (len(self.shape) - 2))

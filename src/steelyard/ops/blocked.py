@@ -24,7 +24,7 @@ from steelyard.ops import distributions
 from steelyard.ops.edit import Edit
 from steelyard.ops.fused import Kept
 from steelyard.ops.pages import empty_like
-from steelyard.ops.tiles import Flat
+from steelyard.ops.tiles import SCRATCH, TILE, Flat
 from steelyard.ops.work import Work
 
 LOG2E = math.log2(math.e)
@@ -76,8 +76,9 @@ def _log_p(flat: Flat, kept: Kept) -> Tensor:
     ignored = flat.ignored()
     classes = flat.target.masked_fill(ignored, 0)
     scratch = flat.scratch() if kept.e is None else kept.e.new_empty(0)
+    size = SCRATCH if kept.e is None else TILE
     for logits, index, skip, share, log_p, e, total in flat.tiles(
-        flat.logits, classes, ignored, flat.share, kept.log_p, kept.e, kept.total
+        size, flat.logits, classes, ignored, flat.share, kept.log_p, kept.e, kept.total
     ):
         if e is None:
             e = scratch[: logits.numel()].view(logits.shape)
@@ -92,9 +93,10 @@ def _gradient(flat: Flat, kept: Kept, gradient: Tensor, classes: Tensor) -> Tens
     again = kept.e is None
     result = empty_like(flat.logits) if kept.e is None else kept.e
     scratch = flat.scratch() if result.dtype != flat.dtype else None
+    size = TILE if scratch is None else SCRATCH
     ignored = flat.ignored() if again else None
     for logits, index, skip, g, log_p, out, total in flat.tiles(
-        flat.logits, classes, ignored, gradient, kept.log_p, result, kept.total
+        size, flat.logits, classes, ignored, gradient, kept.log_p, result, kept.total
     ):
         e = out if scratch is None else scratch[: logits.numel()].view(logits.shape)
         if again:

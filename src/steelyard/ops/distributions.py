@@ -8,7 +8,7 @@ from torch import Tensor
 
 from steelyard.ops.edit import along_classes
 from steelyard.ops.pages import empty_like
-from steelyard.ops.tiles import Flat
+from steelyard.ops.tiles import SCRATCH, Flat
 from steelyard.ops.work import Work, scaled
 
 
@@ -16,7 +16,9 @@ def forward(flat: Flat) -> Tensor:
     """One loss per position, (N, S)."""
     result = flat.empty_positions()
     scratch = flat.scratch()
-    for logits, target, share, rows in flat.tiles(flat.logits, flat.target, flat.share, result):
+    for logits, target, share, rows in flat.tiles(
+        SCRATCH, flat.logits, flat.target, flat.share, result
+    ):
         log_p = _log_softmax(flat.work, logits, target, scratch)
         losses = flat.work.tail.value(log_p, flat.work.class_parameter(log_p))
         _over_classes(flat.work, losses, target, rows)
@@ -32,7 +34,7 @@ def backward(flat: Flat, gradient: Tensor) -> Tensor:
     scratch = flat.scratch()
     gradient = gradient.expand(flat.logits.shape[0], flat.logits.shape[2])
     for logits, target, share, g, out in flat.tiles(
-        flat.logits, flat.target, flat.share, gradient, result
+        SCRATCH, flat.logits, flat.target, flat.share, gradient, result
     ):
         log_p = _log_softmax(work, logits, target, scratch)
         by_log_p = work.tail.slope(log_p, work.class_parameter(log_p))
@@ -66,7 +68,10 @@ def _log_softmax(work: Work, logits: Tensor, target: Tensor, scratch: Tensor) ->
         x.scatter_add_(1, index.unsqueeze(1), edit.margin[index].neg().unsqueeze(1))
     elif edit.margin is not None:
         x.addcmul_(edit.margin.unsqueeze(1), target, value=-1)
-    return torch.log_softmax(x, 1, out=x)
+    # With a dimension of 1 behind it, ATen takes the classes one number at a time.
+    rows = x.squeeze(2) if x.shape[2] == 1 else x
+    torch.log_softmax(rows, 1, out=rows)
+    return x
 
 
 def _over_classes(work: Work, losses: Tensor, target: Tensor, out: Tensor) -> None:

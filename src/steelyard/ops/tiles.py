@@ -9,8 +9,9 @@ from torch import Tensor
 from steelyard.ops.edit import compute_dtype
 from steelyard.ops.work import Work
 
-# Elements of a tile: so many that waking the threads is nothing, so few that they stay in cache.
-TILE = 2**20
+# Elements of a tile: so many that waking the threads is nothing, so few that they stay in cache;
+# fewer where the tile lies in memory of its own, which is not to count beside the logits.
+TILE, SCRATCH = 2**21, 2**19
 
 
 class Flat(NamedTuple):
@@ -51,10 +52,10 @@ class Flat(NamedTuple):
         """Which positions count nowhere, (N, S)."""
         return self.target == self.work.ignore_index
 
-    def tiles(self, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    def tiles(self, size: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
         """Cut tensors (N, …, S) alike along N and S; None stays None."""
         n, classes, s = self.logits.shape
-        positions = max(1, TILE // classes)
+        positions = max(1, size // classes)
         if n * s <= positions:
             if n * s:
                 yield tensors
@@ -67,7 +68,7 @@ class Flat(NamedTuple):
                 )
 
     def scratch(self) -> Tensor:
-        """Room for one tile of logits, flat."""
+        """Room for one tile of ``SCRATCH`` logits, flat."""
         n, classes, s = self.logits.shape
-        size = min(n * s, max(1, TILE // classes)) * classes
+        size = min(n * s, max(1, SCRATCH // classes)) * classes
         return self.logits.new_empty(size, dtype=self.dtype)
