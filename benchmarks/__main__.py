@@ -54,7 +54,7 @@ def rows(problem: Problem, only: str, budget: float) -> list[tuple[str, ...]]:
     calls: dict[str, Callable[[], object]] = {}
     absent: dict[str, str] = {}
     alone: dict[str, Loss] = {}
-    for peer in peers(problem.logits.device.type):
+    for peer in peers():
         if only not in peer.name and peer.name != "F.cross_entropy":
             continue
         try:

@@ -86,7 +86,7 @@ def cross_entropy(problem: Problem) -> Tensor:
 
 
 def compiled(loss: Loss) -> Callable[[Problem], Loss]:
-    def build(problem: Problem) -> Loss:
+    def build(_: Problem) -> Loss:
         torch._dynamo.reset()
         return torch.compile(loss)
 
@@ -107,7 +107,7 @@ def ours_in_a_compiled_step(problem: Problem) -> Loss:
     return torch.compile(lambda p: loss(p.logits, p.target))
 
 
-def kornia(problem: Problem) -> Loss:
+def kornia(_: Problem) -> Loss:
     focal = importlib.import_module("kornia.losses").focal_loss
 
     def loss(p: Problem) -> Tensor:
@@ -130,16 +130,16 @@ def monai(problem: Problem) -> Loss:
     return lambda p: focal(p.logits, p.target.unsqueeze(1)).sum() / p.total
 
 
-def focalloss(problem: Problem) -> Loss:
+def focalloss(_: Problem) -> Loss:
     module = importlib.import_module("torch_focalloss")
     return lambda p: module.MultiClassFocalLoss(gamma=GAMMA, alpha=p.weight)(p.logits, p.target)
 
 
-def smoothed(problem: Problem) -> Loss:
+def smoothed(_: Problem) -> Loss:
     return lambda p: F.cross_entropy(p.logits, p.target, p.weight, label_smoothing=0.1)
 
 
-def peers(device: str) -> Iterator[Peer]:
+def peers() -> Iterator[Peer]:
     """Everybody, the measure of all first."""
     yield Peer("F.cross_entropy", "cross-entropy", lambda _: cross_entropy)
     yield Peer("F.cross_entropy, torch.compile", "cross-entropy", compiled(cross_entropy))
@@ -152,6 +152,5 @@ def peers(device: str) -> Iterator[Peer]:
     yield Peer("steelyard focal", "focal", ours(sy.FocalLoss, gamma=GAMMA))
     yield Peer("steelyard focal, torch.compile", "focal", ours_in_a_compiled_step)
     yield Peer("F.cross_entropy, smoothing", "", smoothed)
-    yield Peer(
-        "steelyard cross-entropy, smoothing", "", ours(sy.CrossEntropyLoss, label_smoothing=0.1)
-    )
+    smooth = ours(sy.CrossEntropyLoss, label_smoothing=0.1)
+    yield Peer("steelyard cross-entropy, smoothing", "", smooth)

@@ -104,6 +104,8 @@ def evaluate(
         float64 for float64 logits.
     """
     check_shapes(logits, target)
+    if not target.is_floating_point():
+        target = target.long()
     if sample_weight is None and denominator is None and logits.numel() <= SMALL:
         native = native_cross_entropy(form, options, logits, target)
         if native is not None:
@@ -123,7 +125,6 @@ def evaluate(
         target = target.to(ops.compute_dtype(logits))
         losses = over_positions(form, options, logits, target, sample_weight, denominator)
     else:
-        target = target.long()
         try:
             losses = over_positions(form, options, logits, target, sample_weight, denominator)
         except (IndexError, RuntimeError) as error:

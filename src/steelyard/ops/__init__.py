@@ -66,7 +66,7 @@ def choose_engine(engine: str, logits: Tensor, *others: Tensor | None) -> Engine
 
 def _obstacle(logits: Tensor, others: tuple[Tensor | None, ...]) -> str | None:
     """Why the blocked engine cannot do it, if it cannot."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
         return "the call is traced into a graph, where the plain formula fuses"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"

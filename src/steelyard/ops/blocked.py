@@ -41,7 +41,8 @@ def forward(logits: Tensor, work: Work, keep: bool) -> tuple[Tensor, Kept]:
     flat = Flat.of(logits, work)
     shape = logits.shape[:1] + logits.shape[2:]
     if work.all_classes:
-        return distributions.forward(flat).view(shape), Kept()
+        rows = distributions.forward(flat)
+        return rows.view(shape), Kept(rows.new_empty(0))
     kept = Kept(flat.empty_positions())
     # In half precision e would be rounded once more than the gradient: done again instead.
     if keep and logits.dtype == flat.dtype:
@@ -74,7 +75,7 @@ def _log_p(flat: Flat, kept: Kept) -> Tensor:
     """Fill ``kept``, and return the classes of all positions (N, S), 0 where ignored."""
     ignored = flat.ignored()
     classes = flat.target.masked_fill(ignored, 0)
-    scratch = flat.scratch() if kept.e is None else None
+    scratch = flat.scratch() if kept.e is None else kept.e.new_empty(0)
     for logits, index, skip, share, log_p, e, total in flat.tiles(
         flat.logits, classes, ignored, flat.share, kept.log_p, kept.e, kept.total
     ):

@@ -79,7 +79,7 @@ def _over_classes(work: Work, losses: Tensor, target: Tensor, out: Tensor) -> No
     ignored = target == work.ignore_index
     own = losses.gather(1, target.masked_fill(ignored, 0).unsqueeze(1)).squeeze(1)
     torch.sum(losses, 1, out=out).mul_(work.smoothing / losses.shape[1])
-    out.add_(own, alpha=1 - work.smoothing).masked_fill_(ignored, 0)
+    out.add_(own.mul_(1 - work.smoothing)).masked_fill_(ignored, 0)
 
 
 def _weigh(work: Work, by_log_p: Tensor, target: Tensor) -> None:

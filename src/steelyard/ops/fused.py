@@ -16,7 +16,7 @@ from steelyard.ops.work import Work
 class Kept(NamedTuple):
     """What forward leaves to backward, apart from the inputs."""
 
-    log_p: Tensor | None = None  # (N, S), of the target
+    log_p: Tensor  # (N, S), of the target; empty where all classes count
     e: Tensor | None = None  # (N, C, S): the place of the gradient
     total: Tensor | None = None  # (N, S), the sum of e over classes
 
@@ -36,7 +36,7 @@ def losses(
 ) -> Tensor:
     """The losses (N, d…), or with ``reduce`` their sum over ``divisor``."""
     if logits.requires_grad and torch.is_grad_enabled():
-        return _Losses.apply(  # type: ignore[no-any-return, no-untyped-call]
+        return _Losses.apply(  # type: ignore[no-untyped-call, no-any-return]
             logits, work.target, work.share, divisor, work, engine, reduce
         )
     rows, _ = engine.forward(logits, work, False)
@@ -66,7 +66,7 @@ class _Losses(torch.autograd.Function):
         return _reduced(rows, divisor) if reduce else rows
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         logits, _, _, divisor = ctx.saved_tensors
         if divisor is not None:
             gradient = gradient / divisor

@@ -34,4 +34,4 @@ def _madvise() -> Callable[[int, int, int], int] | None:
         return None
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return madvise  # type: ignore[no-any-return]
+    return madvise
