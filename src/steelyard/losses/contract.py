@@ -190,6 +190,7 @@ def native_cross_entropy(
         or options.mean_over == "count"
         or target.dtype is not torch.int64
         or dtype not in (torch.float32, torch.float64)
+        or not logits.is_contiguous()  # of which PyTorch's gradient would lose the memory format
         or (
             weight is not None
             and (weight.dtype is not dtype or len(weight) != logits.shape[min(1, logits.ndim - 1)])
