@@ -272,7 +272,10 @@ def test_a_missing_extra_is_one_sentence():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "2 2\n"
     for line in done.stderr.splitlines():
-        assert line.endswith("which is not installed: pip install 'steelyard[compare]'")
+        assert line.endswith(
+            "which is not installed: pip install 'steelyard[compare]', or in "
+            "a checkout pip install '.[compare]'"
+        )
 
 
 def test_the_command_starts_with_torch_alone():

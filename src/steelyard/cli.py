@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (error.name or "").partition(".")[0] == PROGRAM:
             raise
         return _refuse(
-            f"this needs {error.name}, which is not installed: pip install 'steelyard[compare]'"
+            f"this needs {error.name}, which is not installed: pip install "
+            "'steelyard[compare]', or in a checkout pip install '.[compare]'"
         )
     except KeyboardInterrupt:
         return INTERRUPTED
