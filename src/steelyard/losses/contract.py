@@ -45,11 +45,6 @@ class Form(NamedTuple):
     others_are_one: bool = False
 
     @property
-    def has_class_parameter(self) -> bool:
-        """Whether the tail's parameter differs between classes."""
-        return isinstance(self.parameter, Tensor) and self.parameter.ndim > 0
-
-    @property
     def num_classes(self) -> int | None:
         """How many classes the vectors speak of; None where there are none."""
         for vector in (self.parameter, self.weight, self.scale, self.bias, self.margin):
