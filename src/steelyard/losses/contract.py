@@ -142,31 +142,26 @@ def over_positions(
         edit=ops.Edit(form.scale, form.bias, form.margin),
         tail=form.tail,
         parameter=form.parameter,
-        share=sample_weight,
         weight=form.weight,
+        sample_weight=sample_weight,
         smoothing=options.label_smoothing,
     )
-    share = None
     if work.of_indices:
-        ignored = work.ignored()
-        index = target.masked_fill(ignored, 0)
-        refuse_on_device(index, logits.shape[1], options.ignore_index)
-        share = index_share(form, sample_weight, ignored, index)
-        if not work.all_classes:
-            work = work._replace(share=share, weight=None)
+        refuse_on_device(target, logits.shape[1], options.ignore_index)
     if options.reduction == "none":
         if denominator is not None:
             raise ValueError("denominator divides a sum, but reduction='none' takes none")
         return ops.losses(logits, work, options.engine)
-    if denominator is None and options.reduction == "mean":
+    over: str | Tensor | None = None
+    if denominator is not None:
+        over = check_denominator(denominator, logits)
+    elif options.reduction == "mean":
         if not work.of_indices:
-            denominator = mean_denominator(form, options, target, sample_weight)
-        elif share is None or options.mean_over == "count":
-            denominator = (~ignored).sum()
+            over = mean_denominator(form, options, target, sample_weight)
         else:
-            denominator = share.sum()
-    divisor = None if denominator is None else divide_by(denominator, options.empty, logits)
-    return ops.losses(logits, work, options.engine, reduce=True, divisor=divisor)
+            over = "count" if options.mean_over == "count" else "share"
+    nothing = 0.0 if options.empty == "nan" else math.inf
+    return ops.losses(logits, work, options.engine, ops.Mean(over, nothing))
 
 
 def native_cross_entropy(
@@ -206,22 +201,10 @@ def native_cross_entropy(
     return value if sound else None
 
 
-def index_share(
-    form: Form, sample_weight: Tensor | None, ignored: Tensor, index: Tensor
-) -> Tensor | None:
-    """w_y · s of each position (N, d…), 0 where ignored; None where it is 1 or 0."""
-    share = sample_weight
-    if form.weight is not None:
-        # Unlike weight[index] this refuses a negative class, which would count from the end.
-        own = form.weight.index_select(0, index.flatten()).view(index.shape)
-        share = own if sample_weight is None else own * sample_weight
-    return None if share is None else share.masked_fill(ignored, 0)
-
-
-def refuse_on_device(index: Tensor, num_classes: int, ignore_index: int) -> None:
+def refuse_on_device(target: Tensor, num_classes: int, ignore_index: int) -> None:
     """Make a class outside [0, C) a device-side assertion, for which the host does not wait."""
-    if index.device.type == "cuda" and not torch.compiler.is_compiling():
-        inside = (index >= 0) & (index < num_classes)
+    if target.device.type == "cuda" and not torch.compiler.is_compiling():
+        inside = ((target >= 0) & (target < num_classes)) | (target == ignore_index)
         torch._assert_async(
             inside.all(),
             f"steelyard: a target is outside [0, {num_classes}) and is not ignore_index="
@@ -257,25 +240,21 @@ def class_weight_of(index: Tensor, weight: Tensor, others_are_one: bool) -> Tens
     if others_are_one:
         weight = torch.cat([weight, weight.new_ones(1)])
         index = index.clamp(max=len(weight) - 1)
-    # Unlike weight[index] this refuses a negative class, which would count from the end.
-    return weight.index_select(0, index.flatten()).view(index.shape)
+    return ops.select(weight, index)
 
 
-def divide_by(denominator: float | Tensor, empty: str, logits: Tensor) -> Tensor:
-    """The denominator as a tensor; 0 becomes ∞, so that over nothing is 0, unless empty="nan"."""
+def check_denominator(denominator: float | Tensor, logits: Tensor) -> Tensor:
+    """The denominator of one call as a tensor that can divide the sum."""
     dtype = ops.compute_dtype(logits)
     if not isinstance(denominator, Tensor):
         check_number("denominator", denominator, 0)
-        denominator = logits.new_full((), denominator, dtype=dtype)
-    elif denominator.ndim > 0:
+        return logits.new_full((), denominator, dtype=dtype)
+    if denominator.ndim > 0:
         raise ValueError(
             f"denominator has shape {tuple(denominator.shape)}, expected a number or a 0-d "
             "tensor: sum it first"
         )
-    denominator = denominator.to(logits.device, dtype, non_blocking=True)
-    if empty == "nan" or (readable(denominator) and denominator.item() != 0):
-        return denominator
-    return denominator.masked_fill(denominator == 0, math.inf)
+    return denominator.to(logits.device, dtype, non_blocking=True)
 
 
 def check_shapes(logits: Any, target: Any) -> None:

@@ -1,4 +1,4 @@
-"""The tails: what a loss makes of log p, elementwise, and their slopes.
+"""The tails: what a loss makes of log p, elementwise, and how much of cross-entropy's gradient.
 
 Each is 0 at log p = 0 and finite, with finite derivatives, for every finite log p; at −∞ the
 derivative is that of cross-entropy, or 0.
@@ -19,11 +19,11 @@ def _minus_log_p(log_p: Tensor, _: Any) -> Tensor:
     return -log_p
 
 
-def _minus_one(log_p: Tensor, _: Any) -> Tensor:
-    return torch.full_like(log_p, -1)
+def _cross_entropy(log_p: Tensor, _: Any) -> tuple[Tensor, float]:
+    return -log_p, 1.0
 
 
-def _focal(log_p: Tensor, gamma: float | Tensor) -> Tensor:
+def _focal_value(log_p: Tensor, gamma: float | Tensor) -> Tensor:
     if not isinstance(gamma, Tensor) and gamma == 0:
         return -log_p
     miss = -torch.expm1(log_p.clamp(min=_CERTAINLY_WRONG))  # 1 − p without cancellation
@@ -33,41 +33,46 @@ def _focal(log_p: Tensor, gamma: float | Tensor) -> Tensor:
     return -log_p * miss.masked_fill(certain, 1).pow(gamma).masked_fill(certain, 0)
 
 
-def _focal_slope(log_p: Tensor, gamma: float | Tensor) -> Tensor:
-    """``miss^(γ−1) · (γ p log p − miss)``."""
+def _focal(log_p: Tensor, gamma: float | Tensor) -> tuple[Tensor, Tensor | float]:
+    """With m = 1 − p: ``−m^γ log p`` and ``m^(γ−1) · (m − γ p log p)``."""
     if not isinstance(gamma, Tensor) and gamma == 0:
-        return torch.full_like(log_p, -1)
+        return -log_p, 1.0
     bounded = log_p.clamp(min=_CERTAINLY_WRONG)
     miss = torch.expm1(bounded).neg_()
-    certain = miss <= 0
-    inner = bounded.exp().mul_(bounded).mul_(gamma).sub_(miss)
-    return inner.mul_(miss.masked_fill_(certain, 1).pow_(gamma - 1)).masked_fill_(certain, 0)
+    if not isinstance(gamma, Tensor) and gamma >= 1:
+        power = miss if gamma == 2 else miss.pow(gamma - 1)
+    else:
+        certain = miss <= 0
+        power = miss.masked_fill(certain, 1).pow(gamma - 1).masked_fill(certain, 0)
+    value = (log_p * miss).mul_(power).neg_()
+    return value, (miss - bounded.exp().mul_(bounded).mul_(gamma)).mul_(power)
 
 
-def _poly(log_p: Tensor, epsilon: float | Tensor) -> Tensor:
+def _poly_value(log_p: Tensor, epsilon: float | Tensor) -> Tensor:
     return -log_p - epsilon * torch.expm1(log_p)
 
 
-def _poly_slope(log_p: Tensor, epsilon: float | Tensor) -> Tensor:
-    return log_p.exp().mul_(-epsilon).sub_(1)
+def _poly(log_p: Tensor, epsilon: float | Tensor) -> tuple[Tensor, Tensor]:
+    return _poly_value(log_p, epsilon), log_p.exp().mul_(epsilon).add_(1)
 
 
-def _generalized(log_p: Tensor, q: float | Tensor) -> Tensor:
+def _generalized_value(log_p: Tensor, q: float | Tensor) -> Tensor:
     return -torch.expm1(q * log_p) / q
 
 
-def _generalized_slope(log_p: Tensor, q: float | Tensor) -> Tensor:
-    return (q * log_p).exp_().neg_()
+def _generalized(log_p: Tensor, q: float | Tensor) -> tuple[Tensor, Tensor]:
+    scaled = q * log_p
+    return -torch.expm1(scaled) / q, scaled.exp_()
 
 
-cross_entropy = Tail(_minus_log_p, _minus_one)
+cross_entropy = Tail(_minus_log_p, _cross_entropy)
 """−log p."""
 
-focal = Tail(_focal, _focal_slope)
+focal = Tail(_focal_value, _focal)
 """−(1−p)^γ log p; γ may be one number per class, broadcastable to log p."""
 
-poly = Tail(_poly, _poly_slope)
+poly = Tail(_poly_value, _poly)
 """−log p + ε(1−p)."""
 
-generalized = Tail(_generalized, _generalized_slope)
+generalized = Tail(_generalized_value, _generalized)
 """(1−p^q)/q, which tends to −log p for q → 0."""

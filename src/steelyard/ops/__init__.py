@@ -11,18 +11,20 @@ from torch import Tensor, nn
 
 from steelyard.ops import blocked, fused, reference
 from steelyard.ops.edit import Edit, along_classes, compute_dtype
-from steelyard.ops.work import Tail, Work
+from steelyard.ops.work import Mean, Tail, Work, select
 
 __all__ = [
     "ENGINES",
     "Edit",
     "EngineChoice",
+    "Mean",
     "Tail",
     "Work",
     "along_classes",
     "choose_engine",
     "compute_dtype",
     "losses",
+    "select",
 ]
 
 ENGINES = ("auto", "reference", "blocked")
@@ -41,7 +43,7 @@ def choose_engine(engine: str, logits: Tensor, *others: Tensor | None) -> Engine
     Args:
         engine: "auto", or the engine that was asked for.
         logits: (N, C, d…), floating.
-        *others: the target, the sample weights and the denominator, as far as there are any.
+        *others: the target, the sample weights and the divisor, as far as there are any.
 
     Returns:
         The engine's name and the reason in words.
@@ -83,35 +85,27 @@ def _obstacle(logits: Tensor, others: tuple[Tensor | None, ...]) -> str | None:
 
 
 def losses(
-    logits: Tensor,
-    work: Work,
-    engine: str = "auto",
-    *,
-    reduce: bool = False,
-    divisor: Tensor | None = None,
+    logits: Tensor, work: Work, engine: str = "auto", mean: Mean | None = None
 ) -> Tensor:
-    """The losses of positions, or their sum.
+    """The losses of positions, or their mean.
 
     Args:
         logits: (N, C, d…), floating.
         work: what is to be done.
         engine: which engine is to do it.
-        reduce: sum over positions.
-        divisor: what the sum is divided by, 0-dimensional and not 0.
+        mean: sum over positions, and divide.
 
     Returns:
-        (N, d…), or with ``reduce`` a 0-d tensor; in at least float32.
+        (N, d…), or with ``mean`` a 0-d tensor; in at least float32.
     """
     if logits.ndim > 2 and logits.stride(1) == 1:
         # Classes are innermost (channels_last, or a transposed (N, T, C)): these are rows already,
         # and taken as rows the gradient keeps the memory format of the logits.
         rows = logits.movedim(1, -1)
-        flat = losses(rows.flatten(0, -2), work.as_rows(), engine, reduce=reduce, divisor=divisor)
-        return flat if reduce else flat.view(rows.shape[:-1])
-    chosen = choose_engine(engine, logits, work.target, work.share, divisor).engine
+        flat = losses(rows.flatten(0, -2), work.as_rows(), engine, mean)
+        return flat if mean is not None else flat.view(rows.shape[:-1])
+    over = mean.over if mean is not None and isinstance(mean.over, Tensor) else None
+    chosen = choose_engine(engine, logits, work.target, work.sample_weight, over).engine
     if chosen == "blocked":
-        return fused.losses(blocked, logits, work, reduce, divisor)
-    values = reference.losses(logits, work)
-    if not reduce:
-        return values
-    return values.sum() if divisor is None else values.sum() / divisor
+        return fused.losses(blocked, logits, work, mean)
+    return reference.losses(logits, work, mean)

@@ -1,107 +1,101 @@
-"""The blocked engine for targets that spread over classes: smoothing, and probabilities.
+"""The arithmetic of a tile for targets that spread over classes: smoothing, and probabilities.
 
-The tail of every class counts, so forward keeps nothing, and backward takes each tile anew.
+The tail of every class counts, ``Σ_c q_c · tail(log p_c)`` with ``q = weight · t'``. With h, the
+tail's derivative by −log p, ``d = q · h`` and ``D = Σ_c d_c``, its gradient is ``p_c · D − d_c``.
 """
+
+import math
 
 import torch
 from torch import Tensor
 
 from steelyard.ops.edit import along_classes
-from steelyard.ops.pages import empty_like
-from steelyard.ops.tiles import SCRATCH, Flat
-from steelyard.ops.work import Work, scaled
+from steelyard.ops.indices import HIGH, LOG2E, LOW
+from steelyard.ops.tiles import Tile
+from steelyard.ops.work import Work, scaled, select
 
 
-def forward(flat: Flat) -> Tensor:
-    """One loss per position, (N, S)."""
-    result = flat.empty_positions()
-    scratch = flat.scratch()
-    for logits, target, share, rows in flat.tiles(
-        SCRATCH, flat.logits, flat.target, flat.share, result
-    ):
-        log_p = _log_softmax(flat.work, logits, target, scratch)
-        losses = flat.work.tail.value(log_p, flat.work.class_parameter(log_p))
-        _over_classes(flat.work, losses, target, rows)
-        if share is not None:
-            rows.copy_(scaled(share, rows))
-    return result
-
-
-def backward(flat: Flat, gradient: Tensor) -> Tensor:
-    """The gradient (N, C, S) for that of the losses, () or (N, S)."""
-    work = flat.work
-    result = empty_like(flat.logits)
-    scratch = flat.scratch()
-    gradient = gradient.expand(flat.logits.shape[0], flat.logits.shape[2])
-    for logits, target, share, g, out in flat.tiles(
-        SCRATCH, flat.logits, flat.target, flat.share, gradient, result
-    ):
-        log_p = _log_softmax(work, logits, target, scratch)
-        by_log_p = work.tail.slope(log_p, work.class_parameter(log_p))
-        _weigh(work, by_log_p, target)
-        if share is not None:
-            g = g * share
-        if work.of_indices:
-            g = g.masked_fill(target == work.ignore_index, 0)
-        by_log_p.mul_(g.unsqueeze(1))
-        p = log_p.exp_()
-        torch.addcmul(by_log_p, p, by_log_p.sum(1, keepdim=True), value=-1, out=p)
-        if work.edit.scale is not None:
-            p.mul_(work.edit.scale.unsqueeze(1))
-        out.copy_(p)
-    return result
-
-
-def _log_softmax(work: Work, logits: Tensor, target: Tensor, scratch: Tensor) -> Tensor:
-    """Log p of a tile (n, C, s), in ``scratch``."""
-    x = scratch[: logits.numel()].view(logits.shape).copy_(logits)
-    edit = work.edit
+def losses(work: Work, tile: Tile) -> tuple[Tensor, Tensor]:
+    """The losses and the shares of a tile's positions; what they need is left in the tile."""
+    e, index, counts = tile.e, None, tile.sample_weight
     if work.of_indices:
-        ignored = target == work.ignore_index
-        x.masked_fill_(ignored.unsqueeze(1), 0)
+        ignored = tile.target == work.ignore_index
+        index = tile.target.masked_fill(ignored, 0)
+        counts = ignored.logical_not().to(e.dtype)
+        share = work.share(index, ignored, tile.sample_weight)
+        share = counts if share is None else share
+        if tile.sample_weight is not None:
+            counts.mul_(tile.sample_weight)
+    elif counts is None:
+        counts = e.new_ones(()).expand(e.shape[:1] + e.shape[2:])
+    log_p, total = _log_p(work, tile, index)
+    q = _distribution(work, tile.target, index, e)
+    parameter = work.class_parameter(log_p)
+    if tile.factor is None:
+        value = work.tail.value(log_p, parameter)
+    else:
+        value, pull = work.tail.both(log_p, parameter)
+        d = q if isinstance(pull, float) else pull.mul_(q)
+        e.mul_(d.sum(1).div_(total).unsqueeze(1)).sub_(d)
+        if work.edit.scale is not None:
+            e.mul_(along_classes(work.edit.scale, e))
+        tile.factor.copy_(counts)
+    found = (q * value).sum(1)
+    if not math.isfinite(found.sum().item()):
+        found = scaled(q, value).sum(1)
+    return scaled(counts, found), share if work.of_indices else counts
+
+
+def _log_p(work: Work, tile: Tile, index: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Log p of all classes, and the sums of ``e``, which is left in the tile."""
+    x = _edit(work, tile, index, torch.empty_like(tile.e))
+    total = _sums(x, tile.e)
+    if not _in_range(total):
+        _edit(work, tile, index, x)
+        if index is not None:  # whatever ignored positions hold; it may be all that was wrong
+            x.masked_fill_((tile.target == work.ignore_index).unsqueeze(1), 0)
+        total = _sums(x, tile.e)
+    if not _in_range(total):
+        x.sub_(x.amax(1, keepdim=True))
+        total = _sums(x, tile.e)
+    return x.sub_(total.log().unsqueeze(1)), total
+
+
+def _sums(x: Tensor, e: Tensor) -> Tensor:
+    """Make ``e`` the exponentials of x, and sum them."""
+    return torch.mul(x, LOG2E, out=e).exp2_().sum(1)
+
+
+def _in_range(total: Tensor) -> bool:
+    """Whether the sums are sound; false for NaN."""
+    low, high = torch.aminmax(total)
+    return low.item() >= LOW and high.item() <= HIGH
+
+
+def _edit(work: Work, tile: Tile, index: Tensor | None, x: Tensor) -> Tensor:
+    edit = work.edit
+    x.copy_(tile.logits)
     if edit.scale is not None:
-        x.mul_(edit.scale.unsqueeze(1))
+        x.mul_(along_classes(edit.scale, x))
     if edit.bias is not None:
-        x.add_(edit.bias.unsqueeze(1))
-    if edit.margin is not None and work.of_indices:
-        index = target.masked_fill(ignored, 0)
-        x.scatter_add_(1, index.unsqueeze(1), edit.margin[index].neg().unsqueeze(1))
+        x.add_(along_classes(edit.bias, x))
+    if edit.margin is not None and index is None:
+        x.addcmul_(along_classes(edit.margin, x), tile.target, value=-1)
     elif edit.margin is not None:
-        x.addcmul_(edit.margin.unsqueeze(1), target, value=-1)
-    # With a dimension of 1 behind it, ATen takes the classes one number at a time.
-    rows = x.squeeze(2) if x.shape[2] == 1 else x
-    torch.log_softmax(rows, 1, out=rows)
+        own = index.unsqueeze(1)
+        x.scatter_add_(1, own, -edit.margin[own])
     return x
 
 
-def _over_classes(work: Work, losses: Tensor, target: Tensor, out: Tensor) -> None:
-    """``Σ_c weight_c · t'_c · losses_c`` of a tile, (n, s), in ``out``."""
-    if not work.of_indices:
-        torch.sum(scaled(_distribution(work, target), losses), 1, out=out)
-        return
+def _distribution(work: Work, target: Tensor, index: Tensor | None, like: Tensor) -> Tensor:
+    """``weight_c · t'_c`` of a tile, in its shape."""
+    spread = work.smoothing / like.shape[1]
+    if index is None:
+        t = torch.mul(target, 1 - work.smoothing).add_(spread)
+        return t if work.weight is None else t.mul_(along_classes(work.weight, t))
+    q = torch.full_like(like, spread)
+    own: Tensor = q.new_full((), 1 - work.smoothing).expand(index.shape)
     if work.weight is not None:
-        losses = scaled(along_classes(work.weight, losses), losses)
-    ignored = target == work.ignore_index
-    own = losses.gather(1, target.masked_fill(ignored, 0).unsqueeze(1)).squeeze(1)
-    torch.sum(losses, 1, out=out).mul_(work.smoothing / losses.shape[1])
-    out.add_(own.mul_(1 - work.smoothing)).masked_fill_(ignored, 0)
-
-
-def _weigh(work: Work, by_log_p: Tensor, target: Tensor) -> None:
-    """Multiply the slopes of a tile (n, C, s) by ``weight_c · t'_c`` in place."""
-    if not work.of_indices:
-        by_log_p.mul_(_distribution(work, target))
-        return
-    if work.weight is not None:
-        by_log_p.mul_(along_classes(work.weight, by_log_p))
-    spread = work.smoothing / by_log_p.shape[1]
-    index = target.masked_fill(target == work.ignore_index, 0).unsqueeze(1)
-    own = by_log_p.gather(1, index).mul_(1 - work.smoothing)
-    by_log_p.mul_(spread).scatter_add_(1, index, own)
-
-
-def _distribution(work: Work, target: Tensor) -> Tensor:
-    """``weight_c · t'_c`` for probabilities (n, C, s)."""
-    if work.smoothing:
-        target = (1 - work.smoothing) * target + work.smoothing / target.shape[1]
-    return target if work.weight is None else along_classes(work.weight, target) * target
+        q.mul_(along_classes(work.weight, q))
+        own = select(work.weight, index) * (1 - work.smoothing)
+    return q.scatter_add_(1, index.unsqueeze(1), own.unsqueeze(1))

@@ -1,7 +1,7 @@
 """An engine's forward and backward as one node of the autograd graph.
 
-Tail, share and sum are in it: as nodes of their own they would cost a small problem more than all
-of its arithmetic.
+Tail, weights and mean are in it: as nodes of their own they would cost a small problem more than
+all of its arithmetic, and a large one of few classes more memory than its logits.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -10,42 +10,44 @@ import torch
 from torch import Tensor
 
 from steelyard.ops import reference
-from steelyard.ops.work import Work
+from steelyard.ops.work import Mean, Work
 
 
-class Kept(NamedTuple):
-    """What forward leaves to backward, apart from the inputs."""
+class Found(NamedTuple):
+    """What forward finds.
 
-    log_p: Tensor  # (N, S), of the target; empty where all classes count
-    e: Tensor | None = None  # (N, C, S): the place of the gradient
-    total: Tensor | None = None  # (N, S), the sum of e over classes
+    Attributes:
+        value: the losses (N, d…), or their mean.
+        divisor: what the mean divided by, if it did.
+        kept: whatever backward is to have of it.
+    """
+
+    value: Tensor
+    divisor: Tensor | None
+    kept: Any
 
 
 class Engine(Protocol):
     """A fast engine."""
 
-    def forward(self, logits: Tensor, work: Work, keep: bool) -> tuple[Tensor, Kept]:
-        """One loss per position (N, d…), and what backward wants of it."""
+    def forward(self, logits: Tensor, work: Work, mean: Mean | None, differentiate: bool) -> Found:
+        """The losses (N, d…) of positions, or their mean."""
 
-    def backward(self, logits: Tensor, work: Work, kept: Kept, gradient: Tensor) -> Tensor:
-        """The gradient by the logits, for that by the losses, 0-dimensional or (N, d…)."""
+    def backward(self, logits: Tensor, work: Work, kept: Any, gradient: Tensor) -> Tensor:
+        """The gradient by the logits, for that by the losses, 0-dimensional or (N, d…).
+
+        ``kept`` is what forward left, or None the second time: a gradient may have taken its place.
+        """
 
 
-def losses(
-    engine: Engine, logits: Tensor, work: Work, reduce: bool, divisor: Tensor | None
-) -> Tensor:
-    """The losses (N, d…), or with ``reduce`` their sum over ``divisor``."""
+def losses(engine: Engine, logits: Tensor, work: Work, mean: Mean | None) -> Tensor:
+    """The losses (N, d…), or their mean."""
     if logits.requires_grad and torch.is_grad_enabled():
+        over = mean.over if mean is not None and isinstance(mean.over, Tensor) else None
         return _Losses.apply(  # type: ignore[no-untyped-call, no-any-return]
-            logits, work.target, work.share, divisor, work, engine, reduce
+            logits, work.target, work.sample_weight, over, work, engine, mean
         )
-    rows, _ = engine.forward(logits, work, False)
-    return _reduced(rows, divisor) if reduce else rows
-
-
-def _reduced(rows: Tensor, divisor: Tensor | None) -> Tensor:
-    total = rows.sum()
-    return total if divisor is None else total.div_(divisor)
+    return engine.forward(logits, work, mean, False).value
 
 
 class _Losses(torch.autograd.Function):
@@ -54,30 +56,27 @@ class _Losses(torch.autograd.Function):
         ctx: Any,
         logits: Tensor,
         target: Tensor,
-        share: Tensor | None,
-        divisor: Tensor | None,
+        sample_weight: Tensor | None,
+        over: Tensor | None,
         work: Work,
         engine: Engine,
-        reduce: bool,
+        mean: Mean | None,
     ) -> Tensor:
-        rows, ctx.kept = engine.forward(logits, work, True)
-        ctx.save_for_backward(logits, target, share, divisor)
-        ctx.work, ctx.engine, ctx.reduce = work, engine, reduce
-        return _reduced(rows, divisor) if reduce else rows
+        value, ctx.divisor, ctx.kept = engine.forward(logits, work, mean, True)
+        ctx.save_for_backward(logits, target, sample_weight, over)
+        ctx.work, ctx.engine, ctx.mean = work, engine, mean
+        return value
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        logits, _, _, divisor = ctx.saved_tensors
-        if divisor is not None:
-            gradient = gradient / divisor
+        logits = ctx.saved_tensors[0]
         if torch.is_grad_enabled():  # create_graph: the reference has derivatives of every order
-            rows = reference.losses(logits, ctx.work)
-            if ctx.reduce:
-                rows = rows.sum()
-            (result,) = torch.autograd.grad(rows, logits, gradient, create_graph=True)
+            value = reference.losses(logits, ctx.work, ctx.mean)
+            (result,) = torch.autograd.grad(value, logits, gradient, create_graph=True)
         else:
-            # Let go of e: autograd clones a gradient that something else holds. A second backward
-            # through the same graph computes it again.
-            kept, ctx.kept = ctx.kept, ctx.kept._replace(e=None)
+            if ctx.divisor is not None:
+                gradient = gradient / ctx.divisor
+            # Let go of it: autograd clones a gradient that something else holds.
+            kept, ctx.kept = ctx.kept, None
             result = ctx.engine.backward(logits, ctx.work, kept, gradient)
         return result, None, None, None, None, None, None

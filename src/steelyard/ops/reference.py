@@ -8,20 +8,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from steelyard.ops.edit import along_classes, compute_dtype
-from steelyard.ops.work import Work, scaled
+from steelyard.ops.work import Mean, Work, scaled
 
 
-def losses(logits: Tensor, work: Work) -> Tensor:
-    """One loss per position, (N, d…), in at least float32, for logits (N, C, d…)."""
+def losses(logits: Tensor, work: Work, mean: Mean | None) -> Tensor:
+    """One loss per position (N, d…) for logits (N, C, d…), or their mean, in at least float32."""
+    if not work.of_indices:
+        rows = _over_classes(class_logprob(logits, work), work)
+        if work.sample_weight is not None:
+            rows = scaled(work.sample_weight, rows)
+        return reduced(rows, mean, work.sample_weight, torch.zeros_like(rows, dtype=torch.bool))
+    ignored = work.ignored()
+    index = work.target.masked_fill(ignored, 0)
+    share = work.share(index, ignored, work.sample_weight)
     log_p = class_logprob(logits, work)
     if work.all_classes:
         rows = _over_classes(log_p, work)
+        factor = work.sample_weight
     else:
         # Unlike gather it has a backward that Inductor fuses; 0 where ignored.
         own = -F.nll_loss(log_p, work.target, ignore_index=work.ignore_index, reduction="none")
-        index = work.target.masked_fill(work.ignored(), 0)
         rows = work.tail(own, work.parameter_of(index))  # 0 where ignored, for there log p is 0
-    return rows if work.share is None else scaled(work.share, rows)
+        factor = share
+    return reduced(rows if factor is None else scaled(factor, rows), mean, share, ignored)
+
+
+def reduced(rows: Tensor, mean: Mean | None, share: Tensor | None, ignored: Tensor) -> Tensor:
+    """The losses of positions as they are, or their mean."""
+    if mean is None:
+        return rows
+    divisor = mean.divisor(share, ignored, rows.dtype)
+    return rows.sum() if divisor is None else rows.sum() / divisor
 
 
 def class_logprob(logits: Tensor, work: Work) -> Tensor:

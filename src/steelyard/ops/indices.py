@@ -1,0 +1,99 @@
+"""The arithmetic of a tile for class indices, in powers of two.
+
+With ``exp2``, the fastest exponential that torch has:
+
+    x = log2(e) · edit(logits),   e = 2^x,   o = Σ_{c ≠ y} e_c,   log p_y = −ln(1 + o / e_y)
+
+With h, the tail's derivative by −log p, the gradient is ``share · h · p_c`` for c ≠ y, and
+``−share · h · (1 − p_y)`` for the target: e with −o in the target's place, times
+``share · h / (o + e_y)``. The target's own e is kept out of the sum so that a p_y near 1 loses no
+digit.
+
+To subtract the largest logit first, as one usually does, costs as much as the rest. It is needed
+only where the sums leave the range that a float32 carries with ease, which they show themselves:
+such a tile is done again, with it.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from steelyard.ops.edit import Edit, along_classes
+from steelyard.ops.tiles import Tile
+from steelyard.ops.work import Work
+
+LOG2E = math.log2(math.e)
+
+# The target's e and the sum lie within where no shift is needed: no e overflows, those that vanish
+# are nothing beside the sum, and the odds keep their digits.
+LOW, HIGH = 2.0**-60, 2.0**60
+
+
+def losses(work: Work, tile: Tile) -> tuple[Tensor, Tensor]:
+    """The losses and the shares of a tile's positions; what they need is left in the tile."""
+    e, factor = tile.e, tile.factor
+    ignored = tile.target == work.ignore_index
+    index = tile.target.masked_fill(ignored, 0)
+    share = work.share(index, ignored, tile.sample_weight)
+    if share is None:
+        share = ignored.logical_not().to(e.dtype)
+    own = index.unsqueeze(1)
+    others, total, log_p = _exponentials(work.edit, tile.logits, own, ignored, share, e)
+    if factor is None:
+        return work.tail.value(log_p, work.parameter_of(index)).mul_(share), share
+    value, pull = work.tail.both(log_p, work.parameter_of(index))
+    torch.div(share, total, out=factor).mul_(pull)
+    e.scatter_(1, own, others.neg_().unsqueeze(1))
+    if work.edit.scale is not None:
+        e.mul_(along_classes(work.edit.scale, e))
+    return value.mul_(share), share
+
+
+def _exponentials(
+    edit: Edit, logits: Tensor, own: Tensor, ignored: Tensor, share: Tensor, e: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fill ``e``, with 0 for the target; the sums without and with the target, and log p of it."""
+    edited(edit, LOG2E, logits, own, e)
+    others, e_y = _sums(e, own)
+    if not _in_range(e_y, others):
+        # Whatever ignored positions hold; it may be all that was wrong, and no other may feel it.
+        edited(edit, LOG2E, logits, own, e).masked_fill_(ignored.unsqueeze(1), 0)
+        others, e_y = _sums(e, own)
+    if _in_range(e_y, others):
+        return others, others + e_y, (others / e_y).log1p_().neg_()
+    x = edited(edit, 1.0, logits, own, e).masked_fill_(ignored.unsqueeze(1), 0)
+    x.sub_(x.amax(1, keepdim=True))
+    x_y = x.gather(1, own).squeeze(1)
+    others, e_y = _sums(x.mul_(LOG2E), own)
+    total = others + e_y
+    # Where the target's e has lost digits, or is 0: a difference of x.
+    log_p = (others / e_y).log1p_().neg_().where(e_y >= LOW, x_y - total.log())
+    return others, total, log_p.masked_fill_(share == 0, 0)  # 0 · ∞ is to count as 0
+
+
+def _in_range(e_y: Tensor, others: Tensor) -> bool:
+    """Whether the numbers are sound; false for NaN."""
+    return e_y.amin().item() >= LOW and others.amax().item() <= HIGH
+
+
+def _sums(x: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn x into e, but 0 for the target class; the sum of these, and the target's e."""
+    e = x.exp2_()
+    e_y = e.gather(1, own)
+    e.scatter_(1, own, 0.0)
+    return e.sum(1), e_y.squeeze(1)
+
+
+def edited(edit: Edit, unit: float, logits: Tensor, own: Tensor, out: Tensor) -> Tensor:
+    """``unit · edit(logits)`` in ``out``, for the target classes ``own`` (n, 1) or (n, 1, s)."""
+    scale = unit if edit.scale is None else along_classes(edit.scale, out) * unit
+    if logits.dtype == out.dtype:
+        x = torch.mul(logits, scale, out=out)
+    else:
+        x = out.copy_(logits).mul_(scale)
+    if edit.bias is not None:
+        x.add_(along_classes(edit.bias, out), alpha=unit)
+    if edit.margin is not None:
+        x.scatter_add_(1, own, edit.margin[own] * -unit)
+    return x
