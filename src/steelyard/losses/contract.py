@@ -13,16 +13,11 @@ import math
 from typing import Any, NamedTuple, NoReturn
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from steelyard import ops
-from steelyard.losses import tails
 from steelyard.losses.options import Options, check_number
 from steelyard.losses.vectors import fit, readable
-
-# Logits with fewer elements than this take as long as they have calls, whatever the arithmetic.
-SMALL = 2**15
 
 
 class Form(NamedTuple):
@@ -54,8 +49,17 @@ class Form(NamedTuple):
 
     def fit(self, logits: Tensor) -> "Form":
         """The same with every vector of length C, in the dtype and on the device of logits."""
-        like = logits.new_empty(0, dtype=ops.compute_dtype(logits))
-        num_classes = logits.shape[1]
+        dtype, num_classes = ops.compute_dtype(logits), logits.shape[1]
+        for vector in (self.weight, self.parameter, self.scale, self.bias, self.margin):
+            if isinstance(vector, Tensor) and (
+                vector.shape != (num_classes,)
+                or vector.dtype is not dtype
+                or vector.device != logits.device
+            ):
+                break
+        else:
+            return self
+        like = logits.new_empty(0, dtype=dtype)
 
         def fitted(name: str, vector: Tensor | None) -> Tensor | None:
             return None if vector is None else fit(name, vector, num_classes, like)
@@ -101,10 +105,6 @@ def evaluate(
     check_shapes(logits, target)
     if not target.is_floating_point():
         target = target.long()
-    if sample_weight is None and denominator is None and logits.numel() <= SMALL:
-        native = native_cross_entropy(form, options, logits, target)
-        if native is not None:
-            return native
     if logits.ndim == 1:
         logits, target = logits.unsqueeze(0), target.unsqueeze(0)
         single = True
@@ -162,43 +162,6 @@ def over_positions(
             over = "count" if options.mean_over == "count" else "share"
     nothing = 0.0 if options.empty == "nan" else math.inf
     return ops.losses(logits, work, options.engine, ops.Mean(over, nothing))
-
-
-def native_cross_entropy(
-    form: Form, options: Options, logits: Tensor, target: Tensor
-) -> Tensor | None:
-    """PyTorch's own cross-entropy, where it means the same; None elsewhere.
-
-    A small problem takes as long as it has calls, and this one has the fewest.
-    """
-    weight, dtype = form.weight, logits.dtype
-    if (
-        form.tail is not tails.cross_entropy
-        or not (form.scale is form.bias is form.margin is None)
-        or options.engine != "auto"
-        or options.smooths
-        or options.mean_over == "count"
-        or target.dtype is not torch.int64
-        or dtype not in (torch.float32, torch.float64)
-        or not logits.is_contiguous()  # of which PyTorch's gradient would lose the memory format
-        or (
-            weight is not None
-            and (weight.dtype is not dtype or len(weight) != logits.shape[min(1, logits.ndim - 1)])
-        )
-        or ops.choose_engine("auto", logits).engine != "blocked"
-    ):
-        return None
-    try:
-        value = F.cross_entropy(
-            logits, target, weight, ignore_index=options.ignore_index, reduction=options.reduction
-        )
-    except (IndexError, RuntimeError):  # the engines say in more words what is wrong
-        return None
-    # Ignored positions may hold what would poison the gradient, and a mean over nothing is NaN.
-    sound = math.isfinite(logits.detach().sum().item())
-    if options.reduction == "mean":
-        sound = sound and math.isfinite(value.item())
-    return value if sound else None
 
 
 def refuse_on_device(target: Tensor, num_classes: int, ignore_index: int) -> None:
@@ -262,7 +225,10 @@ def check_shapes(logits: Any, target: Any) -> None:
     check_logits(logits)
     if not isinstance(target, Tensor):
         raise TypeError(f"target is {_described(target)}, expected a tensor: torch.as_tensor(…)")
-    positions = logits.shape[:1] + logits.shape[2:] if logits.ndim > 1 else logits.shape[:0]
+    shape = logits.shape
+    if target.dtype is torch.int64 and logits.ndim == 2 and target.shape == shape[:1]:
+        return  # what most calls are, told in a few steps
+    positions = shape[:1] + shape[2:] if logits.ndim > 1 else shape[:0]
     if target.is_floating_point():
         if target.shape == logits.shape:
             return

@@ -82,17 +82,15 @@ class SoftmaxLoss(nn.Module):
             if vector == "weight" or isinstance(value, Tensor):
                 value = None if value is None else value.detach().clone()
                 self.register_buffer(vector, value, persistent=False)
-        held: dict[str, Any] = dict.fromkeys(self._vectors())
-        self._form = form._replace(**held)
-
-    def _vectors(self) -> list[str]:
-        return [name for name in VECTORS if name in self._buffers]
+        self._held = tuple(name for name in VECTORS if name in self._buffers)
+        nothing: dict[str, Any] = dict.fromkeys(self._held)
+        self._form = form._replace(**nothing)
 
     @property
     def form(self) -> Form:
         """The loss as an edit, a tail and class vectors, where the buffers are now."""
-        vectors: dict[str, Any] = {name: getattr(self, name) for name in self._vectors()}
-        return self._form._replace(**vectors)
+        buffers: dict[str, Any] = self._buffers
+        return self._form._replace(**{name: buffers[name] for name in self._held})
 
     def with_weight(self, weight: PerClass) -> Self:
         """A copy of this loss with these class weights in the place of its own."""
@@ -170,7 +168,7 @@ class SoftmaxLoss(nn.Module):
         return ", ".join(f"{name}={_brief(value)}" for name, value in self._shown.items())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = {name: getattr(self, name) for name in self._vectors()}
+        before = {name: getattr(self, name) for name in self._held}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, kept in before.items():
             if kept is not None and getattr(self, name).dtype != kept.dtype:

@@ -9,18 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelyard.ops import Tail
+from steelyard.ops import CROSS_ENTROPY, Tail
 
 # exp(−60) is lost beside 1 in float64: past it 1 − p is 1, and its derivative nothing.
 _CERTAINLY_WRONG = -60.0
-
-
-def _minus_log_p(log_p: Tensor, _: Any) -> Tensor:
-    return -log_p
-
-
-def _cross_entropy(log_p: Tensor, _: Any) -> tuple[Tensor, float]:
-    return -log_p, 1.0
 
 
 def _focal_value(log_p: Tensor, gamma: float | Tensor) -> Tensor:
@@ -38,14 +30,16 @@ def _focal(log_p: Tensor, gamma: float | Tensor) -> tuple[Tensor, Tensor | float
     if not isinstance(gamma, Tensor) and gamma == 0:
         return -log_p, 1.0
     bounded = log_p.clamp(min=_CERTAINLY_WRONG)
-    miss = torch.expm1(bounded).neg_()
-    if not isinstance(gamma, Tensor) and gamma >= 1:
-        power = miss if gamma == 2 else miss.pow(gamma - 1)
-    else:
-        certain = miss <= 0
-        power = miss.masked_fill(certain, 1).pow(gamma - 1).masked_fill(certain, 0)
-    value = (log_p * miss).mul_(power).neg_()
-    return value, (miss - bounded.exp().mul_(bounded).mul_(gamma)).mul_(power)
+    less = torch.expm1(bounded)  # −m
+    power = less if not isinstance(gamma, Tensor) and gamma == 2 else _power(less, gamma)
+    slope = bounded.exp().mul_(bounded).mul_(gamma).add_(less)
+    return (log_p * less).mul_(power).neg_(), slope.mul_(power)
+
+
+def _power(less: Tensor, gamma: float | Tensor) -> Tensor:
+    """``−m^(γ−1)`` for −m, and 0 where m is 0."""
+    certain = less >= 0
+    return (-less).masked_fill_(certain, 1).pow_(gamma - 1).masked_fill_(certain, 0).neg_()
 
 
 def _poly_value(log_p: Tensor, epsilon: float | Tensor) -> Tensor:
@@ -65,7 +59,7 @@ def _generalized(log_p: Tensor, q: float | Tensor) -> tuple[Tensor, Tensor]:
     return -torch.expm1(scaled) / q, scaled.exp_()
 
 
-cross_entropy = Tail(_minus_log_p, _cross_entropy)
+cross_entropy = CROSS_ENTROPY
 """−log p."""
 
 focal = Tail(_focal_value, _focal)

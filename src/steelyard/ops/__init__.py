@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from steelyard.ops import blocked, fused, reference
+from steelyard.ops import blocked, fused, native, reference
 from steelyard.ops.edit import Edit, along_classes, compute_dtype
-from steelyard.ops.work import Mean, Tail, Work, select
+from steelyard.ops.work import CROSS_ENTROPY, Mean, Tail, Work, select
 
 __all__ = [
+    "CROSS_ENTROPY",
     "ENGINES",
     "Edit",
     "EngineChoice",
@@ -106,6 +107,9 @@ def losses(
         return flat if mean is not None else flat.view(rows.shape[:-1])
     over = mean.over if mean is not None and isinstance(mean.over, Tensor) else None
     chosen = choose_engine(engine, logits, work.target, work.sample_weight, over).engine
+    if chosen == "blocked" and engine == "auto" and native.suits(logits, work):
+        value = native.cross_entropy(logits, work, mean)
+        return fused.losses(native, logits, work, mean) if value is None else value
     if chosen == "blocked":
         return fused.losses(blocked, logits, work, mean)
     return reference.losses(logits, work, mean)

@@ -7,13 +7,12 @@ tile's arithmetic for class indices, :mod:`steelyard.ops.distributions` for targ
 classes.
 """
 
-import math
 from typing import NamedTuple
 
 from torch import Tensor
 
 from steelyard.ops import distributions, indices
-from steelyard.ops.fused import Found
+from steelyard.ops.fused import Found, found
 from steelyard.ops.pages import empty_like
 from steelyard.ops.tiles import Flat
 from steelyard.ops.work import Mean, Work
@@ -48,13 +47,7 @@ def forward(logits: Tensor, work: Work, mean: Mean | None, differentiate: bool) 
             divisor += share.sum().item()
         elif mean.over == "count":
             divisor += (tile.target != work.ignore_index).sum().item()
-    if mean.over is None:
-        return Found(logits.new_full((), total, dtype=flat.dtype), None, kept)
-    if isinstance(mean.over, Tensor):
-        divisor = mean.over.item()
-    divisor = divisor or mean.nothing
-    value = total / divisor if divisor else math.nan
-    return Found(logits.new_full((), value, dtype=flat.dtype), divisor, kept)
+    return found(mean, total, divisor, flat.per_position()[:0], kept)
 
 
 def backward(logits: Tensor, work: Work, kept: Kept | None, gradient: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Tail, weights and mean are in it: as nodes of their own they would cost a small 
 all of its arithmetic, and a large one of few classes more memory than its logits.
 """
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -23,7 +24,7 @@ class Found(NamedTuple):
     """
 
     value: Tensor
-    divisor: Tensor | None
+    divisor: Tensor | float | None
     kept: Any
 
 
@@ -48,6 +49,24 @@ def losses(engine: Engine, logits: Tensor, work: Work, mean: Mean | None) -> Ten
             logits, work.target, work.sample_weight, over, work, engine, mean
         )
     return engine.forward(logits, work, mean, False).value
+
+
+def found(mean: Mean, total: float, divisor: float, like: Tensor, kept: Any) -> Found:
+    """What forward finds for a mean, from numbers that the host has.
+
+    Args:
+        mean: the mean.
+        total: the sum of the losses.
+        divisor: what they count, or how many there are, as the mean asks.
+        like: for the dtype and the device.
+        kept: for backward.
+    """
+    if mean.over is None:
+        return Found(like.new_full((), total), None, kept)
+    if isinstance(mean.over, Tensor):
+        divisor = mean.over.item()
+    divisor = divisor or mean.nothing
+    return Found(like.new_full((), total / divisor if divisor else math.nan), divisor, kept)
 
 
 class _Losses(torch.autograd.Function):

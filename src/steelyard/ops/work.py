@@ -27,6 +27,10 @@ class Tail(NamedTuple):
         return self.value(log_p, parameter)
 
 
+CROSS_ENTROPY = Tail(lambda log_p, _: -log_p, lambda log_p, _: (-log_p, 1.0))
+"""−log p."""
+
+
 class Work(NamedTuple):
     """The losses of positions, all but the logits.
 
@@ -60,8 +64,8 @@ class Work(NamedTuple):
     @property
     def all_classes(self) -> bool:
         """Whether log p of every class counts, not only that of the target."""
-        smooths = isinstance(self.smoothing, Tensor) or self.smoothing > 0
-        return smooths or self.target.is_floating_point()
+        smoothing = self.smoothing
+        return isinstance(smoothing, Tensor) or smoothing > 0 or self.target.is_floating_point()
 
     def ignored(self) -> Tensor:
         """Which positions count nowhere, (N, d…)."""
