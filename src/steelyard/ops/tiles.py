@@ -28,18 +28,14 @@ class Tile(NamedTuple):
     factor: Tensor | None
 
 
-class Size(NamedTuple):
-    """How many logits a tile has: a part of all of them, within bounds."""
-
-    part: int
-    least: int
-    most: int
-
-
-# So many that waking the threads is nothing, so few that they stay in the cache, and what a tile
-# takes for itself is little beside the logits; less of memory that is the tile's own.
-IN_PLACE = Size(16, 2**15, 2**21)
-OF_ITS_OWN = Size(64, 2**14, 2**19)
+# Elements of a tile: so many that waking the threads is nothing, so few that they stay in cache,
+# and a part of the logits, so that what a tile takes for itself is little beside them.
+LARGEST, SMALLEST = 2**21, 2**14
+# Where the tile has a place in the gradient, that is some numbers per position, which are much
+# beside few classes. Logits that the cache holds are one tile: there memory is cheap, calls not.
+IN_CACHE, NUMBERS = 2**20, 256
+# Elsewhere it is all of it.
+OF_ITS_OWN = 64
 
 
 class Flat(NamedTuple):
@@ -50,22 +46,24 @@ class Flat(NamedTuple):
         target: class indices (N,) or (N, S), or probabilities of the logits' shape.
         sample_weight: (N,) or (N, S), or None.
         dtype: of the arithmetic.
+        all_classes: whether the tail of every class counts.
     """
 
     logits: Tensor
     target: Tensor
     sample_weight: Tensor | None
     dtype: torch.dtype
+    all_classes: bool
 
     @classmethod
     def of(cls, logits: Tensor, work: Work) -> "Flat":
         """Views where the strides allow it, copies elsewhere."""
-        target, sample_weight, dtype = work.target, work.sample_weight, compute_dtype(logits)
-        if logits.ndim == 2:
-            return cls(logits, target, sample_weight, dtype)
-        sample_weight = None if sample_weight is None else sample_weight.flatten(1)
-        target = target.flatten(target.ndim - logits.ndim + 2)
-        return cls(logits.flatten(2), target, sample_weight, dtype)
+        target, sample_weight = work.target, work.sample_weight
+        if logits.ndim > 2:
+            target = target.flatten(target.ndim - logits.ndim + 2)
+            sample_weight = None if sample_weight is None else sample_weight.flatten(1)
+            logits = logits.flatten(2)
+        return cls(logits, target, sample_weight, compute_dtype(logits), work.all_classes)
 
     @property
     def positions(self) -> torch.Size:
@@ -84,7 +82,7 @@ class Flat(NamedTuple):
         Tiles write ``e`` and ``factor`` into those given; else into memory that the next reuses.
         """
         scratch = None
-        size = self._tile_size(IN_PLACE if e is not None else OF_ITS_OWN)
+        size = self._tile_size(in_place=e is not None and not self.all_classes)
         if e is None:
             scratch = self.logits.new_empty(size, dtype=self.dtype)
         for logits, target, sample_weight, e_, factor_, *rest in self._cut(
@@ -96,10 +94,15 @@ class Flat(NamedTuple):
                     factor_ = scratch.new_empty(logits.shape[:1] + logits.shape[2:])
             yield Tile(logits, target, sample_weight, e_, factor_), *rest
 
-    def _tile_size(self, size: Size) -> int:
+    def _tile_size(self, in_place: bool) -> int:
         classes, logits = self.logits.shape[1], self.logits.numel()
-        wanted = max(size.least, min(logits // size.part, size.most))
-        return min(logits, max(1, wanted // classes) * classes)
+        if not in_place:
+            size = max(SMALLEST, min(logits // OF_ITS_OWN, LARGEST // 4))
+        elif logits <= IN_CACHE:
+            size = logits
+        else:
+            size = min(logits * classes // NUMBERS, LARGEST)
+        return min(logits, max(1, size // classes) * classes)
 
     def _cut(self, size: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
         """Parts of ``size`` logits of tensors (N, …, S); None stays None."""
