@@ -40,9 +40,9 @@ def losses(work: Work, tile: Tile) -> tuple[Tensor, Tensor]:
         if work.edit.scale is not None:
             e.mul_(along_classes(work.edit.scale, e))
         tile.factor.copy_(counts)
-    found = (q * value).sum(1)
-    if not math.isfinite(found.sum().item()):
-        found = scaled(q, value).sum(1)
+    found = value.mul_(q).sum(1)
+    if not math.isfinite(found.sum().item()):  # 0 · ∞ is to count as 0
+        found = value.masked_fill_(q == 0, 0).sum(1)
     return scaled(counts, found), share if work.of_indices else counts
 
 

@@ -27,7 +27,15 @@ class Tail(NamedTuple):
         return self.value(log_p, parameter)
 
 
-CROSS_ENTROPY = Tail(lambda log_p, _: -log_p, lambda log_p, _: (-log_p, 1.0))
+def _minus_log_p(log_p: Tensor, _: Any) -> Tensor:
+    return -log_p
+
+
+def _unchanged(log_p: Tensor, _: Any) -> tuple[Tensor, float]:
+    return -log_p, 1.0
+
+
+CROSS_ENTROPY = Tail(_minus_log_p, _unchanged)
 """−log p."""
 
 
