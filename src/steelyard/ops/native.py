@@ -43,7 +43,7 @@ def suits(logits: Tensor, work: Work) -> bool:
 
 def cross_entropy(logits: Tensor, work: Work, mean: Mean | None) -> Tensor | None:
     """``F.cross_entropy``, where it means the same."""
-    if work.tail is not CROSS_ENTROPY or work.sample_weight is not None:
+    if work.tail != CROSS_ENTROPY or work.sample_weight is not None:
         return None
     if mean is None:
         reduction = "none"
