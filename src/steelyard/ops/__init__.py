@@ -4,6 +4,8 @@
 fast engine is a module with a ``forward`` and a ``backward``.
 """
 
+import functools
+import importlib.util
 from typing import NamedTuple
 
 import torch
@@ -25,7 +27,9 @@ __all__ = [
     "losses",
 ]
 
-ENGINES = ("auto", "reference", "blocked")
+ENGINES = ("auto", "reference", "blocked", "triton")
+
+_DEVICES = {"blocked": "cpu", "triton": "cuda"}
 
 
 class EngineChoice(NamedTuple):
@@ -35,13 +39,16 @@ class EngineChoice(NamedTuple):
     reason: str
 
 
-def choose_engine(engine: str, logits: Tensor, *others: Tensor | None) -> EngineChoice:
+def choose_engine(
+    engine: str, logits: Tensor, *others: Tensor | None, all_classes: bool = False
+) -> EngineChoice:
     """The engine that a loss uses for these logits.
 
     Args:
         engine: "auto", or the engine that was asked for.
         logits: (N, C, d…), floating.
         *others: the target, the sample weights and the denominator, as far as there are any.
+        all_classes: whether log p of every class counts: smoothing, or probabilities.
 
     Returns:
         The engine's name and the reason in words.
@@ -51,11 +58,14 @@ def choose_engine(engine: str, logits: Tensor, *others: Tensor | None) -> Engine
     """
     if engine == "reference":
         return EngineChoice(engine, "asked for by name")
-    obstacle = _obstacle(logits, others)
+    name = engine if engine != "auto" else "triton" if logits.is_cuda else "blocked"
+    obstacle = _obstacle(name, logits, others)
+    if obstacle is None and name == "triton":
+        obstacle = _obstacle_to_triton(logits, all_classes)
     if engine == "auto":
         if obstacle is None:
-            return EngineChoice("blocked", "the logits are on the CPU")
-        return EngineChoice("reference", f"blocked cannot: {obstacle}")
+            return EngineChoice(name, f"the logits are on {_place(logits)}")
+        return EngineChoice("reference", f"{name} cannot: {obstacle}")
     if obstacle is not None:
         raise RuntimeError(
             f"engine={engine!r} cannot do this: {obstacle}. engine='auto' takes the fastest that "
@@ -64,22 +74,61 @@ def choose_engine(engine: str, logits: Tensor, *others: Tensor | None) -> Engine
     return EngineChoice(engine, "asked for by name")
 
 
-def _obstacle(logits: Tensor, others: tuple[Tensor | None, ...]) -> str | None:
-    """Why the blocked engine cannot do it, if it cannot."""
-    if torch.compiler.is_compiling() or torch._C._is_tracing():
+def _obstacle(name: str, logits: Tensor, others: tuple[Tensor | None, ...]) -> str | None:
+    """Why this fast engine cannot do it, if it cannot."""
+    # The triton engine has an op for torch.compile; an exported program is to run without us.
+    compiling = torch.compiler.is_compiling()
+    if torch._C._is_tracing() or (
+        compiling and (name == "blocked" or torch.compiler.is_exporting())
+    ):
         return "the call is traced into a graph, where the plain formula fuses"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode differentiation is active"
-    if logits.device.type != "cpu":
-        return f"the logits are on {logits.device}, and it works on the CPU"
-    if type(logits) not in (Tensor, nn.Parameter) or torch._C._len_torch_dispatch_stack() > 0:
+    if logits.device.type != _DEVICES[name]:
+        where = "the CPU" if name == "blocked" else "CUDA"
+        return f"the logits are on {_place(logits)}, and it works on {where}"
+    watched = not compiling and torch._C._len_torch_dispatch_stack() > 0
+    if type(logits) not in (Tensor, nn.Parameter) or watched:
         return "the logits are not a plain tensor, or a dispatch mode watches every operation"
     for other in others:
         if other is not None and other.requires_grad:
             return "it differentiates by the logits alone, and another argument requires a gradient"
     return None
+
+
+def _obstacle_to_triton(logits: Tensor, all_classes: bool) -> str | None:
+    if all_classes:
+        return "smoothing and probabilities need log p of all classes, and it takes one target"
+    if logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"the logits are {logits.dtype}, and it takes float32, bfloat16 and float16"
+    return _obstacle_of_machine(logits.device)
+
+
+def _obstacle_of_machine(device: torch.device) -> str | None:
+    return _looked_up(device)
+
+
+# torch.compile is to ask rather than to trace how it is found out; that is what
+# torch.compiler.assume_constant_result does, which imports the whole compiler for it.
+_obstacle_of_machine._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _looked_up(device: torch.device) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed: pip install triton"
+    if torch.version.hip is not None:
+        return "this torch is built for ROCm, on which it was never tried"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        return f"{device} has compute capability {major}.{minor}, and it needs 8.0"
+    return None
+
+
+def _place(logits: Tensor) -> str:
+    return "the CPU" if logits.device.type == "cpu" else str(logits.device)
 
 
 def losses(
@@ -108,10 +157,18 @@ def losses(
         rows = logits.movedim(1, -1)
         flat = losses(rows.flatten(0, -2), work.as_rows(), engine, reduce=reduce, divisor=divisor)
         return flat if reduce else flat.view(rows.shape[:-1])
-    chosen = choose_engine(engine, logits, work.target, work.share, divisor).engine
+    given = (work.target, work.share, divisor)
+    chosen = choose_engine(engine, logits, *given, all_classes=work.all_classes).engine
     if chosen == "blocked":
         return fused.losses(blocked, logits, work, reduce, divisor)
-    values = reference.losses(logits, work)
+    if chosen == "triton":
+        from steelyard.ops import triton  # never imported where it is not used
+
+        if not torch.compiler.is_compiling():
+            return fused.losses(triton, logits, work, reduce, divisor)
+        values = triton.losses(logits, work)
+    else:
+        values = reference.losses(logits, work)
     if not reduce:
         return values
     return values.sum() if divisor is None else values.sum() / divisor
