@@ -76,11 +76,12 @@ def choose_engine(
 
 def _obstacle(name: str, logits: Tensor, others: tuple[Tensor | None, ...]) -> str | None:
     """Why this fast engine cannot do it, if it cannot."""
-    # The triton engine has an op for torch.compile; an exported program is to run without us.
     compiling = torch.compiler.is_compiling()
-    if torch._C._is_tracing() or (
-        compiling and (name == "blocked" or torch.compiler.is_exporting())
-    ):
+    if compiling:  # an exported program is to run without us
+        traced = name == "blocked" or torch.compiler.is_exporting()
+    else:
+        traced = torch._C._is_tracing()
+    if traced:
         return "the call is traced into a graph, where the plain formula fuses"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"
