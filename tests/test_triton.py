@@ -38,8 +38,8 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 def test_the_cases(on: str, part: str) -> None:
     if on == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
-    interpreted = {"TRITON_INTERPRET": "1"} if on == "interpreter" else {}
-    run = python("-m", "pytest", "-q", "-rs", "-k", part, str(CASES), **interpreted)
+    interpret = "1" if on == "interpreter" else "0"
+    run = python("-m", "pytest", "-q", "-rs", "-k", part, str(CASES), TRITON_INTERPRET=interpret)
     assert run.returncode == 0, run.stdout + run.stderr
     assert re.search(r"\d\d passed", run.stdout), run.stdout
     skipped = re.findall(r"SKIPPED .*", run.stdout)
@@ -111,31 +111,58 @@ VARIANTS = {
 }
 
 
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launches]:
+    """What the engine launches in this test, on tensors of any device."""
+    from steelyard.ops import triton as engine
+
+    kernels = []
+    for name in ("forward_kernel", "backward_kernel"):
+        kernels.append(Launches(getattr(engine, name)))
+        monkeypatch.setattr(engine, name, kernels[-1])
+    return kernels
+
+
+def launch(logits: Tensor, part: Tensor | None = None) -> None:
+    from steelyard.ops import triton as engine
+
+    n, _, s = logits.shape
+    target = torch.empty(n, s, device="meta", dtype=torch.long)
+    log_p, lse = engine.row_logprob(logits, target, part, part, part, -100)
+    engine.row_logprob_backward(logits, target, part, part, log_p, lse, log_p, -100)
+
+
+def test_columns_in_memory_are_read_along_it(launches: list[Launches]) -> None:
+    launch(torch.empty(300, 10, device="meta").unsqueeze(2))
+    launch(torch.empty(10, 300, device="meta").t().unsqueeze(2))
+    for kernel in launches:
+        assert [options["SPATIAL"] for _, options in kernel.calls] == [False, True]
+        (logits, *_), _ = kernel.calls[1]
+        assert logits.shape == (1, 10, 300)
+        assert logits.stride(2) == 1
+
+
 @pytest.mark.parametrize("capability", [80, 90, 100])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_compiles_for(
-    variant: str, capability: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    variant: str,
+    capability: int,
+    launches: list[Launches],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     import triton
 
-    from steelyard.ops import triton as engine
-
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    n, classes, s = VARIANTS[variant]
-    kernels = [Launches(engine.forward_kernel), Launches(engine.backward_kernel)]
-    for name, kernel in zip(("forward_kernel", "backward_kernel"), kernels, strict=True):
-        monkeypatch.setattr(engine, name, kernel)
-    vector = torch.empty(classes, device="meta")
-    target = torch.empty(n, s, device="meta", dtype=torch.long)
+    shape = VARIANTS[variant]
+    vector = torch.empty(shape[1], device="meta")
     for dtype, part in ((torch.float32, None), (torch.bfloat16, vector), (torch.float16, None)):
-        logits = torch.empty(n, classes, s, device="meta", dtype=dtype)
-        log_p, lse = engine.row_logprob(logits, target, part, part, part, -100)
-        engine.row_logprob_backward(logits, target, part, part, log_p, lse, log_p, -100)
+        launch(torch.empty(shape, device="meta", dtype=dtype), part)
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    for launches in kernels:
-        assert len(launches.calls) == 3
-        for args, options in launches.calls:
-            result = compiled(launches.kernel, args, options, capability)
+    for kernel in launches:
+        assert len(kernel.calls) == 3
+        for args, options in kernel.calls:
+            result = compiled(kernel.kernel, args, options, capability)
             assert f".target sm_{capability}" in result.asm["ptx"]
             assert result.asm["cubin"].startswith(b"\x7fELF")
             reads = re.findall(r"ld\.global[.\w]*", result.asm["ptx"])
@@ -149,7 +176,7 @@ def test_compiles_for(
             # ptxas may put one register aside to stay below a step of occupancy.
             assert int(re.findall(r"STACK:(\d+)", usage)[0]) <= 8, f"{options}: {usage}"
             registers = int(re.findall(r"REG:(\d+)", usage)[0])
-            assert registers <= 128, f"{launches.kernel} {options}: {registers} registers"
+            assert registers <= 128, f"{options}: {registers} registers"
 
 
 LOGITS = torch.randn(4, 3)
