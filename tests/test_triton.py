@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import steelyard as sy
 from steelyard import ops
 
-CASES = Path(__file__).with_name("triton_cases.py")
+TESTS = Path(__file__).parent
 SOURCES = Path(sy.__file__).parents[1]
 
 
@@ -26,20 +26,19 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         capture_output=True,
         text=True,
         check=False,
-        cwd=CASES.parents[1],
+        cwd=TESTS.parent,
         env=os.environ | {"PYTHONPATH": str(SOURCES)} | environment,
     )
 
 
-# The interpreter is asked for by the environment of a whole process, which nobody shall share; two
-# of them, for two workers.
-@pytest.mark.parametrize("part", ["every_loss", "not every_loss"])
+# The interpreter is asked for by the environment of a whole process, which no other test may share.
+@pytest.mark.parametrize("cases", ["triton_kernel_cases.py", "triton_loss_cases.py"])
 @pytest.mark.parametrize("on", ["interpreter", "cuda"])
-def test_the_cases(on: str, part: str) -> None:
+def test_the_cases(on: str, cases: str) -> None:
     if on == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     interpret = "1" if on == "interpreter" else "0"
-    run = python("-m", "pytest", "-q", "-rs", "-k", part, str(CASES), TRITON_INTERPRET=interpret)
+    run = python("-m", "pytest", "-q", "-rs", str(TESTS / cases), TRITON_INTERPRET=interpret)
     assert run.returncode == 0, run.stdout + run.stderr
     assert re.search(r"\d\d passed", run.stdout), run.stdout
     skipped = re.findall(r"SKIPPED .*", run.stdout)

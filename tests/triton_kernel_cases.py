@@ -1,4 +1,4 @@
-"""The CUDA engine at work: run by test_triton.py, on a GPU or through Triton's interpreter.
+"""The kernels of the CUDA engine against the formula in float64: run by test_triton.py.
 
 The interpreter has to be asked for before triton is first imported, so these tests have a process
 of their own.
@@ -11,30 +11,18 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import triton
-from table import TABLE, C, Row
 from torch import Tensor
+from triton_place import DEVICE, ROUNDING, clean, on_the_cpu, poison, quietly
 
-import steelyard as sy
-from steelyard import ops
 from steelyard.ops import triton as engine
 
-INTERPRETED = triton.knobs.runtime.interpret
-DEVICE = "cpu" if INTERPRETED else "cuda"
+__all__ = ["clean", "on_the_cpu", "poison"]  # fixtures
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 IGNORE = 1
-# To the nearest, but the interpreter cuts bfloat16 off.
-ROUNDING = {
-    torch.float32: 0.0,
-    torch.bfloat16: 2.0**-7 if INTERPRETED else 2.0**-8,
-    torch.float16: 2.0**-11,
-}
 
-# The interpreter computes with NumPy, which speaks of every NaN.
-pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
-on_gpu = pytest.mark.skipif(INTERPRETED, reason="needs a GPU")
+pytestmark = quietly
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-each_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.id)
 
 # (N, C, S), each for what it makes the kernels do.
 SHAPES = {
@@ -55,35 +43,6 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "sliced": lambda z: torch.cat([z, z, z], 1)[:, 1 : 1 + z.shape[1]],
     "every other place": lambda z: z.repeat_interleave(2, 2)[:, :, ::2],
 }
-
-
-@pytest.fixture
-def _clean() -> None:
-    """For a test whose fresh memory nobody poisons: torch.compile would trace that."""
-
-
-@pytest.fixture(autouse=True)
-def _poison(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh memory holds NaN, so that what a kernel leaves out is seen."""
-
-    def poisoned(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def fresh(*args: Any, **kwargs: Any) -> Tensor:
-            result = function(*args, **kwargs)
-            return result.fill_(math.nan) if result.is_floating_point() else result
-
-        return fresh
-
-    if "_clean" not in request.fixturenames:
-        monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
-        monkeypatch.setattr(Tensor, "new_empty", poisoned(Tensor.new_empty))
-
-
-@pytest.fixture(autouse=True)
-def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the engine be chosen where the interpreter works."""
-    if INTERPRETED:
-        monkeypatch.setitem(ops._DEVICES, "triton", "cpu")
-        monkeypatch.setattr(ops, "_looked_up", lambda device: None)
 
 
 def case(shape: tuple[int, ...], dtype: torch.dtype, edited: bool = True) -> dict[str, Any]:
@@ -324,102 +283,6 @@ def test_the_same_bits_again() -> None:
         assert torch.equal(first, second)
 
 
-WEIGHT = [0.3, 1.0, 2.0, 0.0, 5.0]
-POSITIONS = {"C": (), "N": (7,), "N-d1-d2": (2, 3, 2)}
-
-
-def make(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Logits and class indices for positions of this shape, some of class 1."""
-    generator = torch.Generator().manual_seed(0)
-    full = (*shape[:1], C, *shape[1:])
-    logits = 2 * torch.randn(full, generator=generator)
-    index = torch.randint(0, C, shape, generator=generator)
-    if shape:
-        index.view(-1)[:2] = 1
-    return logits.to(DEVICE, dtype), index.to(DEVICE)
-
-
-def value_and_gradient(loss: sy.SoftmaxLoss, logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    leaf = logits.detach().requires_grad_()
-    value = loss(leaf, *args)
-    gradient = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype, device=DEVICE)
-    (by_logits,) = torch.autograd.grad(value, leaf, gradient.view(value.shape))
-    return value.detach(), by_logits
-
-
-@each_row
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_every_loss_is_the_references(row: Row, positions: str) -> None:
-    logits, index = make(POSITIONS[positions])
-    samples = torch.rand(index.shape, device=DEVICE)
-    options: list[dict[str, Any]] = [
-        {"reduction": "none"},
-        {"weight": WEIGHT, "ignore_index": 1, "reduction": "none"},
-        {"weight": WEIGHT, "ignore_index": 1},
-        {"reduction": "sum", "ignore_index": 1},
-    ]
-    for given in options:
-        for sample_weight in (None, samples):
-            ours = value_and_gradient(
-                row.build(engine="triton", **given), logits, index, sample_weight
-            )
-            truth = value_and_gradient(
-                row.build(engine="reference", **given), logits.double(), index, sample_weight
-            )
-            for mine, true in zip(ours, truth, strict=True):
-                torch.testing.assert_close(mine, true.float(), rtol=2e-5, atol=3e-6)
-
-
-@each_row
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_every_loss_in_half_precision(row: Row, dtype: torch.dtype) -> None:
-    logits, index = make((50,), dtype)
-    value, by_logits = value_and_gradient(row.build(engine="triton", weight=WEIGHT), logits, index)
-    true, by_true = value_and_gradient(
-        row.build(engine="reference", weight=WEIGHT), logits.double(), index
-    )
-    assert value.dtype == torch.float32
-    assert by_logits.dtype == dtype
-    torch.testing.assert_close(value, true.float(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(by_logits.double(), by_true, rtol=1.1 * ROUNDING[dtype], atol=1e-6)
-
-
-@each_row
-def test_every_loss_differentiates_twice(row: Row) -> None:
-    logits, index = make((7,))
-    seconds = []
-    for engine_, dtype in (("triton", torch.float32), ("reference", torch.float64)):
-        leaf = logits.to(dtype).requires_grad_()
-        (first,) = torch.autograd.grad(
-            row.build(engine=engine_)(leaf, index), leaf, create_graph=True
-        )
-        seconds.append(torch.autograd.grad(first.square().sum(), leaf)[0])
-    torch.testing.assert_close(seconds[0], seconds[1].float(), rtol=1e-4, atol=1e-5)
-
-
-@each_row
-@pytest.mark.usefixtures("_clean")
-def test_every_loss_compiles_whole(row: Row) -> None:
-    graphs: list[str] = []
-
-    def backend(graph: torch.fx.GraphModule, example: Any) -> Any:
-        graphs.append(graph.code)
-        return torch._dynamo.lookup_backend("aot_eager")(graph, example)
-
-    torch._dynamo.reset()
-    loss = row.build(weight=WEIGHT, ignore_index=1, engine="triton")
-    compiled = torch.compile(loss, fullgraph=True, backend=backend)
-    for dtype in (torch.float32, torch.float16):
-        logits, index = make((4, 6), dtype)
-        for ours, eager in zip(
-            value_and_gradient(compiled, logits, index),
-            value_and_gradient(loss, logits, index),
-            strict=True,
-        ):
-            torch.testing.assert_close(ours, eager, rtol=1e-5, atol=1e-6)
-    assert all("steelyard.row_logprob" in graph for graph in graphs), graphs
-
-
 @pytest.mark.parametrize("shape", [(3, 5, 1), (2, 4, 3)], ids=str)
 @pytest.mark.parametrize("edited", [False, True])
 def test_opcheck(shape: tuple[int, int, int], edited: bool) -> None:
@@ -447,95 +310,9 @@ def test_the_op_differentiates_once() -> None:
 
 
 def test_autocast_casts_nothing() -> None:
-    logits, index = make((16, 3))
-    loss = sy.FocalLoss(weight=WEIGHT, engine="triton")
-    expected = value_and_gradient(loss, logits, index)
     given = case((5, 7, 1), torch.float32)
     plain = engine.op(**given)
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
-        within = value_and_gradient(loss, logits, index)
-        ops_within = engine.op(**given)
-    for one, other in zip((*within, *ops_within), (*expected, *plain), strict=True):
+        within = engine.op(**given)
+    for one, other in zip(within, plain, strict=True):
         assert torch.equal(one, other)
-
-
-def test_channels_last_keeps_its_memory_format() -> None:
-    logits, index = make((2, 3, 2))
-    loss = sy.FocalLoss(engine="triton")
-    _, expected = value_and_gradient(loss, logits, index)
-    _, ours = value_and_gradient(loss, logits.to(memory_format=torch.channels_last), index)
-    assert ours.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(ours, expected)
-
-
-@on_gpu
-def test_auto_takes_it() -> None:
-    logits, index = make((7,))
-    assert sy.explain_engine(logits, index).engine == "triton"
-    assert sy.explain_engine(logits.double(), index).engine == "reference"
-
-
-@on_gpu
-def test_waits_for_nothing() -> None:
-    logits, index = make((64, 5))
-    loss = sy.FocalLoss(weight=torch.tensor(WEIGHT, device=DEVICE), ignore_index=1).to(DEVICE)
-    value_and_gradient(loss, logits, index)  # the kernels are compiled by now
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        value_and_gradient(loss, logits, index)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-@on_gpu
-def test_in_a_cuda_graph() -> None:
-    logits, index = make((64, 5))
-    loss = sy.FocalLoss(weight=torch.tensor(WEIGHT), ignore_index=1).to(DEVICE)
-    leaf = logits.clone().requires_grad_()
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            torch.autograd.grad(loss(leaf, index), leaf)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        value = loss(leaf, index)
-        (by_logits,) = torch.autograd.grad(value, leaf)
-    fresh = torch.randn_like(logits)
-    with torch.no_grad():
-        leaf.copy_(fresh)
-    graph.replay()
-    expected = value_and_gradient(loss, fresh, index)
-    assert torch.equal(value, expected[0])
-    assert torch.equal(by_logits, expected[1])
-
-
-@on_gpu
-@pytest.mark.usefixtures("_clean")
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-def test_under_inductor(mode: str) -> None:
-    logits, index = make((64, 5))
-    loss = sy.FocalLoss(weight=WEIGHT, ignore_index=1).to(DEVICE)
-    compiled = torch.compile(loss, fullgraph=True, mode=mode)
-    for _ in range(3):
-        ours = value_and_gradient(compiled, logits, index)
-        for mine, eager in zip(ours, value_and_gradient(loss, logits, index), strict=True):
-            torch.testing.assert_close(mine, eager, rtol=1e-5, atol=1e-6)
-
-
-@on_gpu
-def test_nothing_of_the_logits_size_is_kept() -> None:
-    logits = torch.randn(4096, 4096, device=DEVICE, requires_grad=True)
-    index = torch.randint(0, 4096, (4096,), device=DEVICE)
-    size = logits.numel() * logits.element_size()
-    loss = sy.FocalLoss()
-    torch.autograd.grad(loss(logits, index), logits)
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    value = loss(logits, index)
-    assert torch.cuda.max_memory_allocated() - before <= 0.05 * size
-    gradient = torch.autograd.grad(value, logits)
-    assert torch.cuda.max_memory_allocated() - before <= 1.15 * size
-    del gradient
