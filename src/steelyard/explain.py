@@ -210,7 +210,8 @@ def explain_engine(
     options = Options(engine=engine, label_smoothing=label_smoothing)
     check_shapes(logits, target)
     batch = logits.unsqueeze(0) if logits.ndim == 1 else logits
-    return ops.choose_engine(options.engine, batch, target)
+    all_classes = options.smooths or target.is_floating_point()
+    return ops.choose_engine(options.engine, batch, target, all_classes=all_classes)
 
 
 def _position(

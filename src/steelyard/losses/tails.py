@@ -4,8 +4,6 @@ Each is 0 at log p = 0 and finite, with finite derivatives, for every finite log
 derivative is that of cross-entropy, or 0.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 

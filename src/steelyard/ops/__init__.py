@@ -4,12 +4,11 @@
 fast engine is a module with a ``forward`` and a ``backward``.
 """
 
-from typing import NamedTuple
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steelyard.ops import blocked, fused, native, reference
+from steelyard.ops.choose import ENGINES, EngineChoice, choose_engine
 from steelyard.ops.edit import Edit, along_classes, compute_dtype
 from steelyard.ops.work import CROSS_ENTROPY, Mean, Tail, Work, select
 
@@ -28,66 +27,8 @@ __all__ = [
     "select",
 ]
 
-ENGINES = ("auto", "reference", "blocked")
 
-
-class EngineChoice(NamedTuple):
-    """Which engine does the work, and why."""
-
-    engine: str
-    reason: str
-
-
-def choose_engine(engine: str, logits: Tensor, *others: Tensor | None) -> EngineChoice:
-    """The engine that a loss uses for these logits.
-
-    Args:
-        engine: "auto", or the engine that was asked for.
-        logits: (N, C, d…), floating.
-        *others: the target, the sample weights and the divisor, as far as there are any.
-
-    Returns:
-        The engine's name and the reason in words.
-
-    Raises:
-        RuntimeError: the engine that was asked for cannot do this.
-    """
-    if engine == "reference":
-        return EngineChoice(engine, "asked for by name")
-    obstacle = _obstacle(logits, others)
-    if engine == "auto":
-        if obstacle is None:
-            return EngineChoice("blocked", "the logits are on the CPU")
-        return EngineChoice("reference", f"blocked cannot: {obstacle}")
-    if obstacle is not None:
-        raise RuntimeError(
-            f"engine={engine!r} cannot do this: {obstacle}. engine='auto' takes the fastest that "
-            "can, engine='reference' does everything"
-        )
-    return EngineChoice(engine, "asked for by name")
-
-
-def _obstacle(logits: Tensor, others: tuple[Tensor | None, ...]) -> str | None:
-    """Why the blocked engine cannot do it, if it cannot."""
-    if torch.compiler.is_compiling() or torch._C._is_tracing():
-        return "the call is traced into a graph, where the plain formula fuses"
-    if torch._C._are_functorch_transforms_active():
-        return "a torch.func transform is active"
-    if torch.autograd.forward_ad._current_level >= 0:
-        return "forward-mode differentiation is active"
-    if logits.device.type != "cpu":
-        return f"the logits are on {logits.device}, and it works on the CPU"
-    if type(logits) not in (Tensor, nn.Parameter) or torch._C._len_torch_dispatch_stack() > 0:
-        return "the logits are not a plain tensor, or a dispatch mode watches every operation"
-    for other in others:
-        if other is not None and other.requires_grad:
-            return "it differentiates by the logits alone, and another argument requires a gradient"
-    return None
-
-
-def losses(
-    logits: Tensor, work: Work, engine: str = "auto", mean: Mean | None = None
-) -> Tensor:
+def losses(logits: Tensor, work: Work, engine: str = "auto", mean: Mean | None = None) -> Tensor:
     """The losses of positions, or their mean.
 
     Args:
@@ -106,10 +47,17 @@ def losses(
         flat = losses(rows.flatten(0, -2), work.as_rows(), engine, mean)
         return flat if mean is not None else flat.view(rows.shape[:-1])
     over = mean.over if mean is not None and isinstance(mean.over, Tensor) else None
-    chosen = choose_engine(engine, logits, work.target, work.sample_weight, over).engine
+    given = (work.target, work.sample_weight, over)
+    chosen = choose_engine(engine, logits, *given, all_classes=work.all_classes).engine
     if chosen == "blocked" and engine == "auto" and native.suits(logits, work):
         value = native.cross_entropy(logits, work, mean)
         return fused.losses(native, logits, work, mean) if value is None else value
     if chosen == "blocked":
         return fused.losses(blocked, logits, work, mean)
+    if chosen == "triton":
+        from steelyard.ops import triton  # never imported where it is not used
+
+        if torch.compiler.is_compiling():
+            return triton.losses(logits, work, mean)
+        return fused.losses(triton, logits, work, mean)
     return reference.losses(logits, work, mean)

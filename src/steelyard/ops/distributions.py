@@ -10,31 +10,28 @@ import torch
 from torch import Tensor
 
 from steelyard.ops.edit import along_classes
-from steelyard.ops.indices import HIGH, LOG2E, LOW
+from steelyard.ops.indices import HIGH, LOG2E, LOW, edited
 from steelyard.ops.tiles import Tile
 from steelyard.ops.work import Work, scaled, select
 
 
 def losses(work: Work, tile: Tile) -> tuple[Tensor, Tensor]:
     """The losses and the shares of a tile's positions; what they need is left in the tile."""
-    e, index, counts = tile.e, None, tile.sample_weight
+    e, samples, index = tile.e, tile.sample_weight, None
+    counts = e.new_ones(e.shape[:1] + e.shape[2:]) if samples is None else samples
+    share = counts
     if work.of_indices:
         ignored = tile.target == work.ignore_index
         index = tile.target.masked_fill(ignored, 0)
-        counts = ignored.logical_not().to(e.dtype)
-        share = work.share(index, ignored, tile.sample_weight)
-        share = counts if share is None else share
-        if tile.sample_weight is not None:
-            counts.mul_(tile.sample_weight)
-    elif counts is None:
-        counts = e.new_ones(()).expand(e.shape[:1] + e.shape[2:])
+        counts = counts.masked_fill(ignored, 0)
+        weighted = work.share(index, ignored, samples)
+        share = counts if weighted is None else weighted
     log_p, total = _log_p(work, tile, index)
     q = _distribution(work, tile.target, index, e)
-    parameter = work.class_parameter(log_p)
     if tile.factor is None:
-        value = work.tail.value(log_p, parameter)
+        value = work.tail.value(log_p, work.class_parameter(log_p))
     else:
-        value, pull = work.tail.both(log_p, parameter)
+        value, pull = work.tail.both(log_p, work.class_parameter(log_p))
         d = q if isinstance(pull, float) else pull.mul_(q)
         e.mul_(d.sum(1).div_(total).unsqueeze(1)).sub_(d)
         if work.edit.scale is not None:
@@ -43,15 +40,15 @@ def losses(work: Work, tile: Tile) -> tuple[Tensor, Tensor]:
     found = value.mul_(q).sum(1)
     if not math.isfinite(found.sum().item()):  # 0 · ∞ is to count as 0
         found = value.masked_fill_(q == 0, 0).sum(1)
-    return scaled(counts, found), share if work.of_indices else counts
+    return scaled(counts, found), share
 
 
 def _log_p(work: Work, tile: Tile, index: Tensor | None) -> tuple[Tensor, Tensor]:
     """Log p of all classes, and the sums of ``e``, which is left in the tile."""
-    x = _edit(work, tile, index, torch.empty_like(tile.e))
+    x = _edited(work, tile, index, torch.empty_like(tile.e))
     total = _sums(x, tile.e)
     if not _in_range(total):
-        _edit(work, tile, index, x)
+        _edited(work, tile, index, x)
         if index is not None:  # whatever ignored positions hold; it may be all that was wrong
             x.masked_fill_((tile.target == work.ignore_index).unsqueeze(1), 0)
         total = _sums(x, tile.e)
@@ -72,30 +69,27 @@ def _in_range(total: Tensor) -> bool:
     return low.item() >= LOW and high.item() <= HIGH
 
 
-def _edit(work: Work, tile: Tile, index: Tensor | None, x: Tensor) -> Tensor:
+def _edited(work: Work, tile: Tile, index: Tensor | None, out: Tensor) -> Tensor:
+    """The edited logits of a tile, in ``out``."""
     edit = work.edit
-    x.copy_(tile.logits)
-    if edit.scale is not None:
-        x.mul_(along_classes(edit.scale, x))
-    if edit.bias is not None:
-        x.add_(along_classes(edit.bias, x))
-    if edit.margin is not None and index is None:
+    if index is not None:
+        return edited(edit, 1.0, tile.logits, index.unsqueeze(1), out)
+    x = edited(edit._replace(margin=None), 1.0, tile.logits, tile.target, out)
+    if edit.margin is not None:
         x.addcmul_(along_classes(edit.margin, x), tile.target, value=-1)
-    elif edit.margin is not None:
-        own = index.unsqueeze(1)
-        x.scatter_add_(1, own, -edit.margin[own])
     return x
 
 
 def _distribution(work: Work, target: Tensor, index: Tensor | None, like: Tensor) -> Tensor:
     """``weight_c · t'_c`` of a tile, in its shape."""
-    spread = work.smoothing / like.shape[1]
+    smoothing = float(work.smoothing)
+    spread = smoothing / like.shape[1]
     if index is None:
-        t = torch.mul(target, 1 - work.smoothing).add_(spread)
+        t = torch.mul(target, 1 - smoothing).add_(spread)
         return t if work.weight is None else t.mul_(along_classes(work.weight, t))
     q = torch.full_like(like, spread)
-    own: Tensor = q.new_full((), 1 - work.smoothing).expand(index.shape)
+    own = torch.full_like(index, 1 - smoothing, dtype=q.dtype)
     if work.weight is not None:
         q.mul_(along_classes(work.weight, q))
-        own = select(work.weight, index) * (1 - work.smoothing)
+        own.mul_(select(work.weight, index))
     return q.scatter_add_(1, index.unsqueeze(1), own.unsqueeze(1))

@@ -96,6 +96,4 @@ def backward(logits: Tensor, work: Work, kept: Kept | None, gradient: Tensor) ->
 
 def _own(log_p: Tensor, work: Work, weight: Tensor | None) -> Tensor:
     """``−weight_y · log p_y``, 0 where ignored; refuses a class that there is not."""
-    return F.nll_loss(
-        log_p, work.target, weight, ignore_index=work.ignore_index, reduction="none"
-    )
+    return F.nll_loss(log_p, work.target, weight, ignore_index=work.ignore_index, reduction="none")

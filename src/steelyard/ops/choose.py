@@ -1,0 +1,112 @@
+"""The choice of engine, and the reasons why one cannot do what is asked."""
+
+import functools
+import importlib.util
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+ENGINES = ("auto", "reference", "blocked", "triton")
+
+_DEVICES = {"blocked": "cpu", "triton": "cuda"}
+
+
+class EngineChoice(NamedTuple):
+    """Which engine does the work, and why."""
+
+    engine: str
+    reason: str
+
+
+def choose_engine(
+    engine: str, logits: Tensor, *others: Tensor | None, all_classes: bool = False
+) -> EngineChoice:
+    """The engine that a loss uses for these logits.
+
+    Args:
+        engine: "auto", or the engine that was asked for.
+        logits: (N, C, d…), floating.
+        *others: the target, the sample weights and the divisor, as far as there are any.
+        all_classes: whether log p of every class counts: smoothing, or probabilities.
+
+    Returns:
+        The engine's name and the reason in words.
+
+    Raises:
+        RuntimeError: the engine that was asked for cannot do this.
+    """
+    if engine == "reference":
+        return EngineChoice(engine, "asked for by name")
+    name = engine if engine != "auto" else "triton" if logits.is_cuda else "blocked"
+    obstacle = _obstacle(name, logits, others)
+    if obstacle is None and name == "triton":
+        obstacle = _obstacle_to_triton(logits, all_classes)
+    if engine == "auto":
+        if obstacle is None:
+            return EngineChoice(name, f"the logits are on {_place(logits)}")
+        return EngineChoice("reference", f"{name} cannot: {obstacle}")
+    if obstacle is not None:
+        raise RuntimeError(
+            f"engine={engine!r} cannot do this: {obstacle}. engine='auto' takes the fastest that "
+            "can, engine='reference' does everything"
+        )
+    return EngineChoice(engine, "asked for by name")
+
+
+def _obstacle(name: str, logits: Tensor, others: tuple[Tensor | None, ...]) -> str | None:
+    """Why this fast engine cannot do it, if it cannot."""
+    compiling = torch.compiler.is_compiling()
+    if compiling:  # an exported program is to run without us
+        traced = name == "blocked" or torch.compiler.is_exporting()
+    else:
+        traced = torch._C._is_tracing()
+    if traced:
+        return "the call is traced into a graph, where the plain formula fuses"
+    if torch._C._are_functorch_transforms_active():
+        return "a torch.func transform is active"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "forward-mode differentiation is active"
+    if logits.device.type != _DEVICES[name]:
+        where = "the CPU" if name == "blocked" else "CUDA"
+        return f"the logits are on {_place(logits)}, and it works on {where}"
+    watched = not compiling and torch._C._len_torch_dispatch_stack() > 0
+    if type(logits) not in (Tensor, nn.Parameter) or watched:
+        return "the logits are not a plain tensor, or a dispatch mode watches every operation"
+    for other in others:
+        if other is not None and other.requires_grad:
+            return "it differentiates by the logits alone, and another argument requires a gradient"
+    return None
+
+
+def _obstacle_to_triton(logits: Tensor, all_classes: bool) -> str | None:
+    if all_classes:
+        return "smoothing and probabilities need log p of all classes, and it takes one target"
+    if logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"the logits are {logits.dtype}, and it takes float32, bfloat16 and float16"
+    return _obstacle_of_machine(logits.device)
+
+
+def _obstacle_of_machine(device: torch.device) -> str | None:
+    return _looked_up(device)
+
+
+# torch.compile is to ask rather than to trace how it is found out; that is what
+# torch.compiler.assume_constant_result does, which imports the whole compiler for it.
+_obstacle_of_machine._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _looked_up(device: torch.device) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed: pip install triton"
+    if torch.version.hip is not None:
+        return "this torch is built for ROCm, on which it was never tried"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        return f"{device} has compute capability {major}.{minor}, and it needs 8.0"
+    return None
+
+
+def _place(logits: Tensor) -> str:
+    return "the CPU" if logits.device.type == "cpu" else str(logits.device)

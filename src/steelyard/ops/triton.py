@@ -1,0 +1,278 @@
+"""The CUDA engine: log p of the target class in one kernel, its gradient in another.
+
+What belongs to a position (tail, weights, the sum) is plain torch on N numbers, around it. Nothing
+of the logits' size is kept: forward leaves log p and the log-sum-exp of each position, and backward
+reads the logits again and writes their gradient, so that a step moves 3·N·C numbers and allocates
+N·C. The block sizes follow from C, S and the dtype alone; nothing waits for the device.
+"""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steelyard.ops import fused
+from steelyard.ops.reference import reduced
+from steelyard.ops.triton_kernels import backward_kernel, forward_kernel
+from steelyard.ops.work import Mean, Work, scaled
+
+WARP = 32
+
+# The logits of a thread, on which hangs how many warps there is room for; the classes that a
+# program of rows holds at once, and so also the logits of the widest.
+OF_THREAD, OF_PROGRAM = 16, 4096
+
+
+class Blocks(NamedTuple):
+    """How a kernel cuts up logits (N, C, S)."""
+
+    spatial: bool
+    block_p: int
+    block_c: int
+    num_warps: int
+
+    @classmethod
+    def of(cls, classes: int, places: int, itemsize: int) -> "Blocks":
+        """For C classes, S places and logits of so many bytes."""
+        width = _power_of_2(classes)
+        if places == 1:
+            block_c = min(width, OF_PROGRAM)
+            return cls(False, max(1, 1024 // block_c), block_c, max(4, block_c // 512))
+        # All lanes along the places, each with 16 bytes: then no two share a position's sums.
+        row = WARP * 16 // itemsize
+        block_p = min(_power_of_2(places), 4 * row)
+        warps = max(1, block_p // row)
+        return cls(True, block_p, min(width, WARP * warps * OF_THREAD // block_p), warps)
+
+    def grid(self, n: int, s: int) -> int:
+        """How many programs have all positions."""
+        return n * -(-s // self.block_p) if self.spatial else -(-n // self.block_p)
+
+
+def row_logprob(
+    logits: Tensor,
+    target: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    margin: Tensor | None,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor]:
+    """Log p of the target class, and the log-sum-exp over classes.
+
+    Args:
+        logits: (N, C, S), any strides; float32, bfloat16 or float16.
+        target: class indices (N, S), int64.
+        scale: of the edit, (C,) in float32 or None, as are the next two.
+        bias: of the edit.
+        margin: of the edit.
+        ignore_index: positions with this index are not read.
+
+    Returns:
+        Both (N, S) in float32: of the edited logits, and 0 where ignored; NaN where the target is
+        no class.
+    """
+    n, classes, s = logits.shape
+    log_p = logits.new_empty((n, s), dtype=torch.float32)
+    lse = torch.empty_like(log_p)
+    logits = _lanes_along_memory(logits)
+    n, classes, s = logits.shape
+    blocks = Blocks.of(classes, s, logits.element_size())
+    if log_p.numel():
+        with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+            forward_kernel[(blocks.grid(n, s),)](
+                logits,
+                target.contiguous(),
+                scale,
+                bias,
+                margin,
+                log_p,
+                lse,
+                n,
+                classes,
+                s,
+                *logits.stride(),
+                ignore_index,
+                ALIGN=_alignment(logits),
+                SPATIAL=blocks.spatial,
+                ONE=classes <= blocks.block_c,
+                BLOCK_P=blocks.block_p,
+                BLOCK_C=blocks.block_c,
+                num_warps=blocks.num_warps,
+            )
+    return log_p, lse
+
+
+def row_logprob_backward(
+    logits: Tensor,
+    target: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    log_p: Tensor,
+    lse: Tensor,
+    gradient: Tensor,
+    ignore_index: int,
+) -> Tensor:
+    """The gradient by the logits, (N, C, S) in their dtype and layout, for that by log p, (N, S).
+
+    It is exactly 0 where ignored. The margin is in ``log_p`` already.
+    """
+    fresh = torch.empty_like(logits)
+    logits, result = _lanes_along_memory(logits), _lanes_along_memory(fresh)
+    n, classes, s = logits.shape
+    blocks = Blocks.of(classes, s, logits.element_size())
+    if fresh.numel():
+        with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+            backward_kernel[
+                (blocks.grid(n, s), 1 if blocks.spatial else -(-classes // blocks.block_c))
+            ](
+                logits,
+                target.contiguous(),
+                scale,
+                bias,
+                log_p,
+                lse,
+                gradient.contiguous(),
+                result,
+                n,
+                classes,
+                s,
+                *logits.stride(),
+                *result.stride(),
+                ignore_index,
+                ALIGN=_alignment(logits, result),
+                SPATIAL=blocks.spatial,
+                BLOCK_P=blocks.block_p,
+                BLOCK_C=blocks.block_c,
+                num_warps=blocks.num_warps,
+            )
+    return fresh
+
+
+# As ops that torch.compile does not open, for graphs that it traces; eager calls go past them, for
+# their dispatch costs more than a launch. (torch.library.triton_op would open them to Inductor,
+# which can fuse nothing into such a kernel.) They take no part in autocast: no input is cast.
+op = torch.library.custom_op("steelyard::row_logprob", row_logprob, mutates_args=())
+backward_op = torch.library.custom_op(
+    "steelyard::row_logprob_backward", row_logprob_backward, mutates_args=()
+)
+
+
+@op.register_fake
+def _(logits: Tensor, *_others: Any) -> tuple[Tensor, Tensor]:
+    n, _, s = logits.shape
+    log_p = logits.new_empty((n, s), dtype=torch.float32)
+    return log_p, torch.empty_like(log_p)
+
+
+@backward_op.register_fake
+def _(logits: Tensor, *_others: Any) -> Tensor:
+    return torch.empty_like(logits)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    logits, target, scale, bias, _, ctx.ignore_index = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(logits, target, scale, bias, *output)
+
+
+def _differentiate(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    by_logits = backward_op(*ctx.saved_tensors, gradient, ctx.ignore_index)
+    return by_logits, None, None, None, None, None
+
+
+def _refuse(*_: Any) -> None:
+    raise RuntimeError(
+        "the triton engine has no second derivative inside torch.compile: use "
+        "engine='reference', or call the loss outside of it"
+    )
+
+
+op.register_autograd(_differentiate, setup_context=_keep)
+backward_op.register_autograd(_refuse)
+
+
+class Kept(NamedTuple):
+    """What forward leaves to backward, (N, S) each."""
+
+    log_p: Tensor
+    lse: Tensor
+    slope: Tensor  # of the losses by −log p
+
+
+def forward(logits: Tensor, work: Work, mean: Mean | None, differentiate: bool) -> fused.Found:
+    """The losses (N, d…) of positions, or their mean."""
+    flat, target = _flat(logits, work)
+    log_p, lse = row_logprob(flat, target, *work.edit, work.ignore_index)
+    ignored, index, share = _shares(work, target)
+    value, slope = work.tail.both(log_p, work.parameter_of(index))
+    if share is None:
+        share = ignored.logical_not()
+    rows, kept = scaled(share, value).view(work.target.shape), None
+    if differentiate:
+        kept = Kept(log_p, lse, share * slope)
+    if mean is None:
+        return fused.Found(rows, None, kept)
+    divisor = mean.divisor(share, ignored, rows.dtype)
+    total = rows.sum()
+    return fused.Found(total if divisor is None else total / divisor, divisor, kept)
+
+
+def backward(logits: Tensor, work: Work, kept: Kept | None, gradient: Tensor) -> Tensor:
+    """The gradient by the logits, for that by the losses, 0-dimensional or (N, d…)."""
+    if kept is None:
+        kept = forward(logits, work, None, True).kept
+    flat, target = _flat(logits, work)
+    if gradient.ndim:
+        gradient = gradient.reshape(target.shape)
+    scale, bias, _ = work.edit
+    by_log_p = (kept.slope * gradient).neg_()
+    return row_logprob_backward(
+        flat, target, scale, bias, kept.log_p, kept.lse, by_log_p, work.ignore_index
+    ).view(logits.shape)
+
+
+def losses(logits: Tensor, work: Work, mean: Mean | None) -> Tensor:
+    """The losses of positions (N, d…), or their mean, around an op that Inductor does not open."""
+    flat, target = _flat(logits, work)
+    log_p, _ = op(flat, target, *work.edit, work.ignore_index)
+    ignored, index, share = _shares(work, target)
+    rows = work.tail.value(log_p, work.parameter_of(index))
+    rows = (rows if share is None else scaled(share, rows)).view(work.target.shape)
+    return reduced(rows, mean, share, ignored)
+
+
+def _shares(work: Work, target: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Which positions (N, S) are ignored, their classes, 0 where ignored, and what they count."""
+    ignored = target == work.ignore_index
+    index = target.masked_fill(ignored, 0)
+    samples = work.sample_weight
+    samples = None if samples is None else samples.reshape(target.shape)
+    return ignored, index, work.share(index, ignored, samples)
+
+
+def _flat(logits: Tensor, work: Work) -> tuple[Tensor, Tensor]:
+    """(N, C, S) and (N, S): views where the strides allow it, copies elsewhere."""
+    if logits.ndim == 2:
+        return logits.unsqueeze(2), work.target.unsqueeze(1)
+    return logits.flatten(2), work.target.flatten(1)
+
+
+def _lanes_along_memory(logits: Tensor) -> Tensor:
+    """(1, C, N) for rows (N, C, 1) that lie in memory as columns; what lies otherwise as it is."""
+    _, _, s = logits.shape
+    columns = s == 1 and logits.stride(0) == 1 and logits.stride(1) != 1
+    return logits.permute(2, 1, 0) if columns else logits
+
+
+def _alignment(*tensors: Tensor) -> int:
+    """The largest power of 2, at most 16, that divides how far lanes go and where they begin."""
+    _, classes, s = tensors[0].shape
+    strides = [t.stride()[: 1 if s == 1 else 2] for t in tensors]
+    return math.gcd(16, classes if s == 1 else s, *itertools.chain(*strides))
+
+
+def _power_of_2(size: int) -> int:
+    """The next power of 2."""
+    return 1 << (size - 1).bit_length()
