@@ -12,7 +12,7 @@ from torch import Tensor
 from steelyard.ops.edit import along_classes
 from steelyard.ops.indices import HIGH, LOG2E, LOW, edited
 from steelyard.ops.tiles import Tile
-from steelyard.ops.work import Work, scaled, select
+from steelyard.ops.work import CROSS_ENTROPY, Work, scaled, select
 
 
 def losses(work: Work, tile: Tile) -> tuple[Tensor, Tensor]:
@@ -27,12 +27,16 @@ def losses(work: Work, tile: Tile) -> tuple[Tensor, Tensor]:
         weighted = work.share(index, ignored, samples)
         share = counts if weighted is None else weighted
     log_p, total = _log_p(work, tile, index)
-    q = _distribution(work, tile.target, index, e)
-    if tile.factor is None:
+    q = _distribution(work, tile, index)
+    pull: Tensor | float = 1.0
+    if work.tail == CROSS_ENTROPY:
+        value = log_p.neg_()
+    elif tile.factor is None:
         value = work.tail.value(log_p, work.class_parameter(log_p))
     else:
         value, pull = work.tail.both(log_p, work.class_parameter(log_p))
-        d = q if isinstance(pull, float) else pull.mul_(q)
+    if tile.factor is not None:
+        d = pull.mul_(q) if isinstance(pull, Tensor) else q
         e.mul_(d.sum(1).div_(total).unsqueeze(1)).sub_(d)
         if work.edit.scale is not None:
             e.mul_(along_classes(work.edit.scale, e))
@@ -45,10 +49,10 @@ def losses(work: Work, tile: Tile) -> tuple[Tensor, Tensor]:
 
 def _log_p(work: Work, tile: Tile, index: Tensor | None) -> tuple[Tensor, Tensor]:
     """Log p of all classes, and the sums of ``e``, which is left in the tile."""
-    x = _edited(work, tile, index, torch.empty_like(tile.e))
+    x = _edited(work, tile, index)
     total = _sums(x, tile.e)
     if not _in_range(total):
-        _edited(work, tile, index, x)
+        _edited(work, tile, index)
         if index is not None:  # whatever ignored positions hold; it may be all that was wrong
             x.masked_fill_((tile.target == work.ignore_index).unsqueeze(1), 0)
         total = _sums(x, tile.e)
@@ -69,27 +73,28 @@ def _in_range(total: Tensor) -> bool:
     return low.item() >= LOW and high.item() <= HIGH
 
 
-def _edited(work: Work, tile: Tile, index: Tensor | None, out: Tensor) -> Tensor:
-    """The edited logits of a tile, in ``out``."""
-    edit = work.edit
+def _edited(work: Work, tile: Tile, index: Tensor | None) -> Tensor:
+    """The edited logits of a tile, in its room."""
+    edit, x = work.edit, tile.room[0]
     if index is not None:
-        return edited(edit, 1.0, tile.logits, index.unsqueeze(1), out)
-    x = edited(edit._replace(margin=None), 1.0, tile.logits, tile.target, out)
+        return edited(edit, 1.0, tile.logits, index.unsqueeze(1), x)
+    edited(edit._replace(margin=None), 1.0, tile.logits, tile.target, x)
     if edit.margin is not None:
         x.addcmul_(along_classes(edit.margin, x), tile.target, value=-1)
     return x
 
 
-def _distribution(work: Work, target: Tensor, index: Tensor | None, like: Tensor) -> Tensor:
-    """``weight_c · t'_c`` of a tile, in its shape."""
-    smoothing = float(work.smoothing)
-    spread = smoothing / like.shape[1]
+def _distribution(work: Work, tile: Tile, index: Tensor | None) -> Tensor:
+    """``weight_c · t'_c`` of a tile, in its room."""
+    q, smoothing = tile.room[1], float(work.smoothing)
+    spread = smoothing / q.shape[1]
     if index is None:
-        t = torch.mul(target, 1 - smoothing).add_(spread)
-        return t if work.weight is None else t.mul_(along_classes(work.weight, t))
-    q = torch.full_like(like, spread)
+        torch.mul(tile.target, 1 - smoothing, out=q).add_(spread)
+        return q if work.weight is None else q.mul_(along_classes(work.weight, q))
     own = torch.full_like(index, 1 - smoothing, dtype=q.dtype)
-    if work.weight is not None:
-        q.mul_(along_classes(work.weight, q))
+    if work.weight is None:
+        q.fill_(spread)
+    else:
+        q.copy_(along_classes(work.weight * spread, q))
         own.mul_(select(work.weight, index))
     return q.scatter_add_(1, index.unsqueeze(1), own.unsqueeze(1))

@@ -19,6 +19,8 @@ class Tile(NamedTuple):
         sample_weight: (n,) or (n, s), or None.
         e: of the logits' shape: the engine's to write.
         factor: (n,) or (n, s): times e it is to be the gradient; None where none is asked for.
+        room: for two tensors of the logits' shape, where all classes count. What is allocated anew
+            for every tile may cost more in page faults than its numbers.
     """
 
     logits: Tensor
@@ -26,11 +28,13 @@ class Tile(NamedTuple):
     sample_weight: Tensor | None
     e: Tensor
     factor: Tensor | None
+    room: tuple[Tensor, ...]
 
 
 # Elements of a tile: so many that waking the threads is nothing, so few that they stay in cache,
 # and a part of the logits, so that what a tile takes for itself is little beside them.
 LARGEST, SMALLEST = 2**21, 2**14
+SMALLEST_OF_ALL_CLASSES = 2**16  # which have many passes: one thread is half as fast
 # Where the tile has a place in the gradient, that is some numbers per position, which are much
 # beside few classes. Logits that the cache holds are one tile: there memory is cheap, calls not.
 IN_CACHE, NUMBERS = 2**20, 256
@@ -81,23 +85,24 @@ class Flat(NamedTuple):
 
         Tiles write ``e`` and ``factor`` into those given; else into memory that the next reuses.
         """
-        scratch = None
         size = self._tile_size(in_place=e is not None and not self.all_classes)
-        if e is None:
-            scratch = self.logits.new_empty(size, dtype=self.dtype)
+        own, room = int(e is None), 2 * self.all_classes
+        scratch = self.logits.new_empty((own + room, size), dtype=self.dtype)
         for logits, target, sample_weight, e_, factor_, *rest in self._cut(
             size, self.logits, self.target, self.sample_weight, e, factor, *others
         ):
-            if scratch is not None:
-                e_ = scratch[: logits.numel()].view(logits.shape)
-                if differentiate:
-                    factor_ = scratch.new_empty(logits.shape[:1] + logits.shape[2:])
-            yield Tile(logits, target, sample_weight, e_, factor_), *rest
+            places = [each[: logits.numel()].view(logits.shape) for each in scratch]
+            if e_ is None:
+                e_ = places.pop()
+            if factor_ is None and differentiate:
+                factor_ = scratch.new_empty(logits.shape[:1] + logits.shape[2:])
+            yield Tile(logits, target, sample_weight, e_, factor_, tuple(places)), *rest
 
     def _tile_size(self, in_place: bool) -> int:
         classes, logits = self.logits.shape[1], self.logits.numel()
         if not in_place:
-            size = max(SMALLEST, min(logits // OF_ITS_OWN, LARGEST // 4))
+            least = SMALLEST_OF_ALL_CLASSES if self.all_classes else SMALLEST
+            size = max(least, min(logits // OF_ITS_OWN, LARGEST // 4))
         elif logits <= IN_CACHE:
             size = logits
         else:
