@@ -88,8 +88,10 @@ def backward(logits: Tensor, work: Work, kept: Kept | None, gradient: Tensor) ->
     """The gradient by the logits, for that by the losses, 0-dimensional or (N,)."""
     if kept is None:
         kept = forward(logits, work, None, True).kept
+    by_loss = kept.slope.mul_(gradient)
+    # The 0 is the reduction "none"; the last is the divisor of the mean, which it does not look at.
     by_log_p = torch.ops.aten.nll_loss_backward(
-        kept.slope.mul_(gradient), kept.log_p, work.target, None, 0, work.ignore_index, gradient
+        by_loss, kept.log_p, work.target, None, 0, work.ignore_index, by_loss.new_empty(())
     )
     return torch._log_softmax_backward_data(by_log_p, kept.log_p, 1, logits.dtype)
 
