@@ -35,7 +35,15 @@ def main() -> None:
 
 def machine(device: str) -> str:
     versions = [f"torch {torch.__version__}"]
-    for name in ("steelyard", "kornia", "monai", "pytorch-focalloss", "triton"):
+    for name in (
+        "steelyard",
+        "kornia",
+        "monai",
+        "pytorch-focalloss",
+        "triton",
+        "liger-kernel",
+        "quack-kernels",
+    ):
         try:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:

@@ -139,6 +139,17 @@ def focalloss(_: Problem) -> Loss:
     return lambda p: module.MultiClassFocalLoss(gamma=GAMMA, alpha=p.weight)(p.logits, p.target)
 
 
+def liger(_: Problem) -> Loss:
+    function = importlib.import_module("liger_kernel.transformers.functional").liger_cross_entropy
+    # On a copy: it writes the gradient over its input.
+    return lambda p: function(p.logits.clone(), p.target, p.weight)
+
+
+def quack(_: Problem) -> Loss:
+    function = importlib.import_module("quack").cross_entropy
+    return lambda p: function(p.logits, p.target, weight=p.weight, reduction="sum") / p.total
+
+
 def smoothed(_: Problem) -> Loss:
     return lambda p: F.cross_entropy(p.logits, p.target, p.weight, label_smoothing=0.1)
 
@@ -152,6 +163,9 @@ def peers() -> Iterator[Peer]:
     yield Peer("kornia focal", "focal", kornia)
     yield Peer("MONAI focal", "focal", monai)
     yield Peer("pytorch-focalloss", "focal", focalloss)
+    if torch.cuda.is_available():
+        yield Peer("Liger cross-entropy", "cross-entropy", liger)
+        yield Peer("QuACK cross-entropy", "cross-entropy", quack)
     yield Peer("steelyard cross-entropy", "cross-entropy", ours(sy.CrossEntropyLoss))
     yield Peer("steelyard focal", "focal", ours(sy.FocalLoss, gamma=GAMMA))
     yield Peer("steelyard focal, torch.compile", "focal", ours_in_a_compiled_step)
