@@ -30,7 +30,11 @@ def _focal(log_p: Tensor, gamma: float | Tensor) -> tuple[Tensor, Tensor | float
     bounded = log_p.clamp(min=_CERTAINLY_WRONG)
     less = torch.expm1(bounded)  # −m
     power = less if not isinstance(gamma, Tensor) and gamma == 2 else _power(less, gamma)
-    slope = bounded.exp().mul_(bounded).mul_(gamma).add_(less)
+    p = bounded.exp()
+    if isinstance(gamma, Tensor):
+        slope = p.mul_(bounded).mul_(gamma).add_(less)
+    else:
+        slope = torch.addcmul(less, p, bounded, value=gamma)
     return (log_p * less).mul_(power).neg_(), slope.mul_(power)
 
 
