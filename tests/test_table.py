@@ -17,7 +17,7 @@ from steelyard.losses.options import OPTION_DEFAULTS, CallOptions, LossOptions
 from steelyard.ops import ENGINES
 
 # "compiled" wants a C++ compiler, "triton" a GPU or its interpreter: they have tests of their own.
-HERE = [engine for engine in ENGINES if engine in ("reference", "blocked")]
+HERE = [engine for engine in ENGINES if engine in ("reference", "blocked", "compiled")]
 SHAPES = {"C": (), "N": (7,), "N-d": (3, 4), "N-d1-d2": (2, 3, 2)}
 WEIGHT = torch.tensor([0.3, 1.0, 2.0, 0.0, 5.0], dtype=torch.float64)
 
@@ -473,3 +473,11 @@ def test_every_public_loss_has_a_row() -> None:
 def test_options_are_declared_alike() -> None:
     assert set(LossOptions.__annotations__) == set(OPTION_DEFAULTS)
     assert set(CallOptions.__annotations__) == {*OPTION_DEFAULTS, "sample_weight", "denominator"}
+
+
+@pytest.fixture(autouse=True)
+def compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arithmetic of the compiled engine, as plain calls."""
+    from steelyard.ops import compiled
+
+    monkeypatch.setattr(compiled, "_compiled", lambda function, _: function)

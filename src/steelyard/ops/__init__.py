@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from steelyard.ops import blocked, fused, reference
+from steelyard.ops import blocked, compiled, explicit, fused, reference
 from steelyard.ops.edit import Edit, along_classes, compute_dtype
 from steelyard.ops.work import Mean, Tail, Work, select
 
@@ -27,7 +27,7 @@ __all__ = [
     "select",
 ]
 
-ENGINES = ("auto", "reference", "blocked")
+ENGINES = ("auto", "reference", "blocked", "compiled")
 
 
 class EngineChoice(NamedTuple):
@@ -54,33 +54,45 @@ def choose_engine(engine: str, logits: Tensor, *others: Tensor | None) -> Engine
     if engine == "reference":
         return EngineChoice(engine, "asked for by name")
     obstacle = _obstacle(logits, others)
+    in_a_graph = torch.compiler.is_dynamo_compiling()
+    if obstacle is None and in_a_graph and engine == "blocked":
+        obstacle = "the call is part of a graph that is being compiled"
+    if obstacle is None and not in_a_graph and engine == "compiled":
+        obstacle = compiled.obstacle()
+    if obstacle is None:
+        if engine != "auto":
+            return EngineChoice(engine, "asked for by name")
+        if in_a_graph:
+            return EngineChoice("compiled", "the call is part of a graph that is being compiled")
+        return EngineChoice("blocked", "the logits are on the CPU")
     if engine == "auto":
-        if obstacle is None:
-            return EngineChoice("blocked", "the logits are on the CPU")
         return EngineChoice("reference", f"blocked cannot: {obstacle}")
-    if obstacle is not None:
-        raise RuntimeError(
-            f"engine={engine!r} cannot do this: {obstacle}. engine='auto' takes the fastest that "
-            "can, engine='reference' does everything"
-        )
-    return EngineChoice(engine, "asked for by name")
+    raise RuntimeError(
+        f"engine={engine!r} cannot do this: {obstacle}. engine='auto' takes the fastest that "
+        "can, engine='reference' does everything"
+    )
 
 
 def _obstacle(logits: Tensor, others: tuple[Tensor | None, ...]) -> str | None:
-    """Why the blocked engine cannot do it, if it cannot."""
-    if torch.compiler.is_compiling() or torch._C._is_tracing():
+    """Why no engine but the reference can do it, if so."""
+    in_a_graph = torch.compiler.is_dynamo_compiling()
+    exported = torch.compiler.is_exporting()
+    # What is not Dynamo cannot be asked by Dynamo.
+    if exported or (not in_a_graph and (torch.compiler.is_compiling() or torch._C._is_tracing())):
         return "the call is traced into a graph, where the plain formula fuses"
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode differentiation is active"
+    for other in others:
+        if other is not None and other.requires_grad:
+            return "it differentiates by the logits alone, and another argument requires a gradient"
+    if in_a_graph:
+        return None
     if logits.device.type != "cpu":
         return f"the logits are on {logits.device}, and it works on the CPU"
     if type(logits) not in (Tensor, nn.Parameter) or torch._C._len_torch_dispatch_stack() > 0:
         return "the logits are not a plain tensor, or a dispatch mode watches every operation"
-    for other in others:
-        if other is not None and other.requires_grad:
-            return "it differentiates by the logits alone, and another argument requires a gradient"
     return None
 
 
@@ -108,4 +120,8 @@ def losses(
     chosen = choose_engine(engine, logits, work.target, work.sample_weight, over).engine
     if chosen == "blocked":
         return fused.losses(blocked, logits, work, mean)
+    if chosen == "compiled" and not work.all_classes:
+        if torch.compiler.is_compiling():
+            return explicit.losses(logits, work, mean)
+        return fused.losses(compiled, logits, work, mean)
     return reference.losses(logits, work, mean)

@@ -1,0 +1,123 @@
+"""Inductor's engine: two graphs, compiled once for each kind of problem, whatever its sizes.
+
+Forward's graph reads the logits twice and leaves a few numbers per position; backward's reads them
+once and writes the gradient, into huge pages. The shift of forward is the target's own logit, so
+that nothing needs to be sought first. Where that lets a sum leave the range, which the sum shows,
+a third graph does it again with the largest logit.
+"""
+
+import functools
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steelyard.ops import explicit
+from steelyard.ops.explicit import Kept
+from steelyard.ops.fused import Found
+from steelyard.ops.pages import empty_like
+from steelyard.ops.tiles import Flat
+from steelyard.ops.work import Mean, Work
+
+RIGHT, TOO_LONG, OUT_OF_RANGE = range(3)
+
+
+def obstacle() -> str | None:
+    """Why nothing can be compiled here, if so."""
+    from torch._inductor import cpp_builder  # heavy, and only for who asks
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except RuntimeError as error:
+        return (
+            f"it needs a C++ compiler and there is none ({str(error).rstrip('.')}): install g++ or "
+            "clang++, or name yours in the environment variable CXX before Python starts"
+        )
+    return None
+
+
+@torch.no_grad()
+def forward(logits: Tensor, work: Work, mean: Mean | None, differentiate: bool) -> Found:
+    """The losses (N, d…) of positions, or their mean."""
+    flat, work = _flat(logits, work)
+    value, divisor, kept, state = _run(_forward, flat, work, mean)
+    if state.item() == TOO_LONG:
+        value, divisor, kept, state = _run(_forward_again, flat, work, mean)
+    if state.item() == OUT_OF_RANGE:
+        raise IndexError("a target is no class")
+    if mean is None:
+        value = value.view(logits.shape[:1] + logits.shape[2:])
+    return Found(value, divisor, kept if differentiate else None)
+
+
+@torch.no_grad()
+def backward(logits: Tensor, work: Work, kept: Kept | None, gradient: Tensor) -> Tensor:
+    """The gradient by the logits, for that by the losses, 0-dimensional or (N, d…)."""
+    if kept is None:
+        kept = forward(logits, work, None, True).kept
+    flat, work = _flat(logits, work)
+    gradient = gradient.reshape(kept.own.shape).contiguous() if gradient.ndim else gradient
+    result = empty_like(flat)
+    _run(_backward, flat, work, kept, gradient, result)
+    return result.view(logits.shape)
+
+
+def _forward(
+    logits: Tensor, work: Work, mean: Mean | None
+) -> tuple[Tensor, Tensor | None, Kept, Tensor]:
+    return _losses(logits, work, mean, lambda _logits, _work, here: here.x)
+
+
+def _forward_again(
+    logits: Tensor, work: Work, mean: Mean | None
+) -> tuple[Tensor, Tensor | None, Kept, Tensor]:
+    value, divisor, kept, state = _losses(logits, work, mean, explicit.largest)
+    return value, divisor, kept, state.masked_fill(state == TOO_LONG, RIGHT)
+
+
+def _losses(
+    logits: Tensor, work: Work, mean: Mean | None, shift: Callable[..., Tensor]
+) -> tuple[Tensor, Tensor | None, Kept, Tensor]:
+    """Losses or mean, its divisor, what backward wants, and whether all is well."""
+    ignored = work.ignored()
+    asked = work.target.masked_fill(ignored, 0)
+    # Compiled code that reads outside its memory ends the process: look first.
+    index = asked.clamp(0, logits.shape[1] - 1)
+    here = explicit.at(logits, work, index, ignored)
+    value, kept = explicit.forward(logits, work, here, shift(logits, work, here))
+    divisor = None if mean is None else mean.divisor(here.share, ignored, value.dtype)
+    if mean is not None:
+        value = value.sum() if divisor is None else value.sum() / divisor
+    fits = ignored | (kept.others <= explicit.LONGEST)  # false for NaN
+    state = torch.where((asked != index).any(), OUT_OF_RANGE, torch.where(fits.all(), RIGHT, TOO_LONG))
+    return value, divisor, kept, state
+
+
+def _backward(logits: Tensor, work: Work, kept: Kept, gradient: Tensor, result: Tensor) -> None:
+    result.copy_(explicit.backward(logits, work.edit, kept, gradient))
+
+
+def _flat(logits: Tensor, work: Work) -> tuple[Tensor, Work]:
+    """The same as (N, C) or (N, C, S), and contiguous: each layout would be compiled anew."""
+    flat = Flat.of(logits.detach(), work)
+    sample_weight = None if flat.sample_weight is None else flat.sample_weight.contiguous()
+    work = work._replace(target=flat.target.contiguous(), sample_weight=sample_weight)
+    return flat.logits.contiguous(), work
+
+
+def _run(function: Callable[..., Any], logits: Tensor, work: Work, *others: Any) -> Any:
+    if logits.numel() == 0:
+        return function(logits, work, *others)
+    parameter = work.parameter if isinstance(work.parameter, float | int) else None
+    key = (logits.dtype, logits.ndim, work.tail, parameter)
+    with torch.autocast(logits.device.type, enabled=False):  # whose state Dynamo guards
+        return _compiled(function, key)(logits, work, *others)
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(function: Callable[..., Any], _: tuple[Any, ...]) -> Callable[..., Any]:
+    # Dynamo counts how often it compiled a code object, and gives up after a few: a copy for each.
+    copy = FunctionType(function.__code__.replace(), function.__globals__)
+    return torch.compile(copy, dynamic=True, fullgraph=True)
