@@ -110,14 +110,22 @@ def _flat(logits: Tensor, work: Work) -> tuple[Tensor, Work]:
 def _run(function: Callable[..., Any], logits: Tensor, work: Work, *others: Any) -> Any:
     if logits.numel() == 0:
         return function(logits, work, *others)
-    parameter = work.parameter if isinstance(work.parameter, float | int) else None
-    key = (logits.dtype, logits.ndim, work.tail, parameter)
+    parameter = None if isinstance(work.parameter, Tensor) else work.parameter
+    graph = compiled_once(function, logits.dtype, logits.ndim, work.tail, parameter)
     with torch.autocast(logits.device.type, enabled=False):  # whose state Dynamo guards
-        return _compiled(function, key)(logits, work, *others)
+        return graph(logits, work, *others)
 
 
 @functools.lru_cache(maxsize=256)
-def _compiled(function: Callable[..., Any], _: tuple[Any, ...]) -> Callable[..., Any]:
-    # Dynamo counts how often it compiled a code object, and gives up after a few: a copy for each.
+def compiled_once(function: Callable[..., Any], *_kind: object) -> Callable[..., Any]:
+    """The compiled function for one kind of problem."""
+    return compile_anew(function)
+
+
+def compile_anew(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The compiled function, apart from others of the same code.
+
+    Dynamo counts how often it compiled a code object, and gives up after a few times.
+    """
     copy = FunctionType(function.__code__.replace(), function.__globals__)
     return torch.compile(copy, dynamic=True, fullgraph=True)
