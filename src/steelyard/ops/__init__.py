@@ -96,9 +96,7 @@ def _obstacle(logits: Tensor, others: tuple[Tensor | None, ...]) -> str | None:
     return None
 
 
-def losses(
-    logits: Tensor, work: Work, engine: str = "auto", mean: Mean | None = None
-) -> Tensor:
+def losses(logits: Tensor, work: Work, engine: str = "auto", mean: Mean | None = None) -> Tensor:
     """The losses of positions, or their mean.
 
     Args:

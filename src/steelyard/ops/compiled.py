@@ -9,19 +9,18 @@ a third graph does it again with the largest logit.
 import functools
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from steelyard.ops import explicit
-from steelyard.ops.explicit import Kept
+from steelyard.ops.explicit import Kept, Positions
 from steelyard.ops.fused import Found
 from steelyard.ops.pages import empty_like
+from steelyard.ops.reference import reduced
 from steelyard.ops.tiles import Flat
 from steelyard.ops.work import Mean, Work
-
-RIGHT, TOO_LONG, OUT_OF_RANGE = range(3)
 
 
 def obstacle() -> str | None:
@@ -42,11 +41,11 @@ def obstacle() -> str | None:
 def forward(logits: Tensor, work: Work, mean: Mean | None, differentiate: bool) -> Found:
     """The losses (N, d…) of positions, or their mean."""
     flat, work = _flat(logits, work)
-    value, divisor, kept, state = _run(_forward, flat, work, mean)
-    if state.item() == TOO_LONG:
-        value, divisor, kept, state = _run(_forward_again, flat, work, mean)
-    if state.item() == OUT_OF_RANGE:
+    value, divisor, kept, inside, sound = _run(_forward, flat, work, mean)
+    if not inside.item():
         raise IndexError("a target is no class")
+    if not sound.item():
+        value, divisor, kept, *_ = _run(_forward_again, flat, work, mean)
     if mean is None:
         value = value.view(logits.shape[:1] + logits.shape[2:])
     return Found(value, divisor, kept if differentiate else None)
@@ -64,35 +63,48 @@ def backward(logits: Tensor, work: Work, kept: Kept | None, gradient: Tensor) ->
     return result.view(logits.shape)
 
 
-def _forward(
-    logits: Tensor, work: Work, mean: Mean | None
-) -> tuple[Tensor, Tensor | None, Kept, Tensor]:
+class Losses(NamedTuple):
+    """What forward's graph finds.
+
+    Attributes:
+        value: losses (N,) or (N, S), or their mean.
+        divisor: of the mean, if it has one.
+        kept: what backward wants.
+        inside: whether every target is a class or ignored.
+        sound: whether the sums stayed in range.
+    """
+
+    value: Tensor
+    divisor: Tensor | None
+    kept: Kept
+    inside: Tensor
+    sound: Tensor
+
+
+def _forward(logits: Tensor, work: Work, mean: Mean | None) -> Losses:
     return _losses(logits, work, mean, lambda _logits, _work, here: here.x)
 
 
-def _forward_again(
-    logits: Tensor, work: Work, mean: Mean | None
-) -> tuple[Tensor, Tensor | None, Kept, Tensor]:
-    value, divisor, kept, state = _losses(logits, work, mean, explicit.largest)
-    return value, divisor, kept, state.masked_fill(state == TOO_LONG, RIGHT)
+def _forward_again(logits: Tensor, work: Work, mean: Mean | None) -> Losses:
+    return _losses(logits, work, mean, explicit.largest)
 
 
 def _losses(
-    logits: Tensor, work: Work, mean: Mean | None, shift: Callable[..., Tensor]
-) -> tuple[Tensor, Tensor | None, Kept, Tensor]:
-    """Losses or mean, its divisor, what backward wants, and whether all is well."""
+    logits: Tensor,
+    work: Work,
+    mean: Mean | None,
+    shift: Callable[[Tensor, Work, Positions], Tensor],
+) -> Losses:
     ignored = work.ignored()
     asked = work.target.masked_fill(ignored, 0)
-    # Compiled code that reads outside its memory ends the process: look first.
+    # Compiled code that is to read outside of its memory ends the process: look first.
     index = asked.clamp(0, logits.shape[1] - 1)
     here = explicit.at(logits, work, index, ignored)
-    value, kept = explicit.forward(logits, work, here, shift(logits, work, here))
-    divisor = None if mean is None else mean.divisor(here.share, ignored, value.dtype)
-    if mean is not None:
-        value = value.sum() if divisor is None else value.sum() / divisor
-    fits = ignored | (kept.others <= explicit.LONGEST)  # false for NaN
-    state = torch.where((asked != index).any(), OUT_OF_RANGE, torch.where(fits.all(), RIGHT, TOO_LONG))
-    return value, divisor, kept, state
+    rows, kept = explicit.forward(logits, work, here, shift(logits, work, here))
+    divisor = None if mean is None else mean.divisor(here.share, ignored, rows.dtype)
+    sound = (ignored | explicit.in_range(kept.others)).all()
+    value = reduced(rows, mean, here.share, ignored)
+    return Losses(value, divisor, kept, (asked == index).all(), sound)
 
 
 def _backward(logits: Tensor, work: Work, kept: Kept, gradient: Tensor, result: Tensor) -> None:
@@ -101,10 +113,15 @@ def _backward(logits: Tensor, work: Work, kept: Kept, gradient: Tensor, result: 
 
 def _flat(logits: Tensor, work: Work) -> tuple[Tensor, Work]:
     """The same as (N, C) or (N, C, S), and contiguous: each layout would be compiled anew."""
-    flat = Flat.of(logits.detach(), work)
-    sample_weight = None if flat.sample_weight is None else flat.sample_weight.contiguous()
-    work = work._replace(target=flat.target.contiguous(), sample_weight=sample_weight)
-    return flat.logits.contiguous(), work
+    flat = Flat.of(logits, work)
+    sample_weight = None if flat.sample_weight is None else _plain(flat.sample_weight)
+    work = work._replace(target=_plain(flat.target), sample_weight=sample_weight)
+    return _plain(flat.logits), work
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Contiguous, and no view of another tensor, whose sizes Dynamo would guard too."""
+    return tensor.contiguous().detach()
 
 
 def _run(function: Callable[..., Any], logits: Tensor, work: Work, *others: Any) -> Any:

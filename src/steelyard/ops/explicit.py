@@ -23,21 +23,17 @@ from steelyard.ops.reference import reduced
 from steelyard.ops.work import Mean, Work, scaled, select
 
 
-# Odds against the target beyond which its e may have lost digits: a difference of x, then.
-LONGEST = 2.0**60
-
-
 class Positions(NamedTuple):
     """What is known of each position before its logits are summed, all (N, d…).
 
     Attributes:
-        index: the target's class, 0 where ignored.
+        classes: the target's, 0 where ignored.
         ignored: whether it counts nowhere.
         x: the edited logit of that class.
         share: how much it counts, 0 where ignored; None for 1.
     """
 
-    index: Tensor
+    classes: Tensor
     ignored: Tensor
     x: Tensor
     share: Tensor | None
@@ -81,16 +77,16 @@ def largest(logits: Tensor, work: Work, here: Positions) -> Tensor:
 
 def forward(logits: Tensor, work: Work, here: Positions, shift: Tensor) -> tuple[Tensor, Kept]:
     """One loss per position (N, d…), and what :func:`backward` wants."""
-    own = here.index.int()
+    own = here.classes.int()
     e = (_edited(logits, work.edit) - shift.unsqueeze(1)).exp()
     others = e.masked_fill(_is_class(logits, own), 0).sum(1)
     apart = here.x - shift
     own_e = apart.exp()
     total = others + own_e
     odds = others / own_e
-    log_p = torch.where(odds <= LONGEST, -odds.log1p(), apart - total.log())
+    log_p = torch.where(in_range(odds), -odds.log1p(), apart - total.log())
     log_p = log_p.masked_fill(here.ignored, 0)
-    rows, steepness = work.tail.both(log_p, work.parameter_of(here.index))
+    rows, steepness = work.tail.both(log_p, work.parameter_of(here.classes))
     factor = steepness / total
     if here.share is not None:
         rows, factor = scaled(here.share, rows), here.share * factor
@@ -107,6 +103,11 @@ def backward(logits: Tensor, edit: Edit, kept: Kept, gradient: Tensor) -> Tensor
         by_x = by_x * along_classes(edit.scale, logits)
     # After all else: what an ignored position holds may be NaN.
     return by_x.masked_fill((kept.own < 0).unsqueeze(1), 0).to(logits.dtype)
+
+
+def in_range(odds: Tensor) -> Tensor:
+    """Whether neither the target's e nor f has lost digits; not so for NaN."""
+    return odds <= 2.0**60  # Dynamo would make a tensor of a number with a name
 
 
 def losses(logits: Tensor, work: Work, mean: Mean | None) -> Tensor:

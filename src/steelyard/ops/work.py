@@ -67,9 +67,7 @@ class Work(NamedTuple):
         """Which positions count nowhere, (N, d…)."""
         return self.target == self.ignore_index
 
-    def share(
-        self, index: Tensor, ignored: Tensor, sample_weight: Tensor | None
-    ) -> Tensor | None:
+    def share(self, index: Tensor, ignored: Tensor, sample_weight: Tensor | None) -> Tensor | None:
         """What positions of these classes count: ``weight_y · s``, and 0 where ignored.
 
         None where that is 1, or 0 where ignored. The index is 0 where ignored.
