@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from steelyard.ops import blocked, compiled, explicit, fused, reference
+from steelyard.ops import blocked, compiled, fused, reference, traced
 from steelyard.ops.edit import Edit, along_classes, compute_dtype
 from steelyard.ops.work import Mean, Tail, Work, select
 
@@ -118,8 +118,8 @@ def losses(logits: Tensor, work: Work, engine: str = "auto", mean: Mean | None =
     chosen = choose_engine(engine, logits, work.target, work.sample_weight, over).engine
     if chosen == "blocked":
         return fused.losses(blocked, logits, work, mean)
-    if chosen == "compiled" and not work.all_classes:
-        if torch.compiler.is_compiling():
-            return explicit.losses(logits, work, mean)
+    if chosen == "compiled":
+        if torch.compiler.is_dynamo_compiling():
+            return traced.losses(logits, work, mean)
         return fused.losses(compiled, logits, work, mean)
     return reference.losses(logits, work, mean)

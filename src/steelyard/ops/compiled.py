@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steelyard.ops import explicit
-from steelyard.ops.explicit import Kept, Positions
+from steelyard.ops import explicit, spread
+from steelyard.ops.explicit import Positions
 from steelyard.ops.fused import Found
 from steelyard.ops.pages import empty_like
 from steelyard.ops.reference import reduced
 from steelyard.ops.tiles import Flat
 from steelyard.ops.work import Mean, Work
+
+Kept = explicit.Kept | spread.Kept
 
 
 def obstacle() -> str | None:
@@ -41,7 +43,8 @@ def obstacle() -> str | None:
 def forward(logits: Tensor, work: Work, mean: Mean | None, differentiate: bool) -> Found:
     """The losses (N, d…) of positions, or their mean."""
     flat, work = _flat(logits, work)
-    value, divisor, kept, inside, sound = _run(_forward, flat, work, mean)
+    first = _forward_spread if work.all_classes else _forward
+    value, divisor, kept, inside, sound = _run(first, flat, work, mean)
     if not inside.item():
         raise IndexError("a target is no class")
     if not sound.item():
@@ -57,9 +60,11 @@ def backward(logits: Tensor, work: Work, kept: Kept | None, gradient: Tensor) ->
     if kept is None:
         kept = forward(logits, work, None, True).kept
     flat, work = _flat(logits, work)
-    gradient = gradient.reshape(kept.own.shape).contiguous() if gradient.ndim else gradient
+    if gradient.ndim:
+        gradient = gradient.reshape(flat.shape[:1] + flat.shape[2:]).contiguous()
     result = empty_like(flat)
-    _run(_backward, flat, work, kept, gradient, result)
+    last = _backward_spread if work.all_classes else _backward
+    _run(last, flat, work, kept, gradient, result)
     return result.view(logits.shape)
 
 
@@ -107,8 +112,29 @@ def _losses(
     return Losses(value, divisor, kept, (asked == index).all(), sound)
 
 
-def _backward(logits: Tensor, work: Work, kept: Kept, gradient: Tensor, result: Tensor) -> None:
+def _forward_spread(logits: Tensor, work: Work, mean: Mean | None) -> Losses:
+    rows, kept = spread.forward(logits, work)
+    right = torch.ones((), dtype=torch.bool)
+    share, ignored, inside = work.sample_weight, torch.zeros_like(rows, dtype=torch.bool), right
+    if work.of_indices:
+        ignored = work.ignored()
+        asked = work.target.masked_fill(ignored, 0)
+        index = asked.clamp(0, logits.shape[1] - 1)
+        share, inside = work.share(index, ignored, share), (asked == index).all()
+    divisor = None if mean is None else mean.divisor(share, ignored, rows.dtype)
+    return Losses(reduced(rows, mean, share, ignored), divisor, kept, inside, right)
+
+
+def _backward(
+    logits: Tensor, work: Work, kept: explicit.Kept, gradient: Tensor, result: Tensor
+) -> None:
     result.copy_(explicit.backward(logits, work.edit, kept, gradient))
+
+
+def _backward_spread(
+    logits: Tensor, work: Work, kept: spread.Kept, gradient: Tensor, result: Tensor
+) -> None:
+    result.copy_(spread.backward(logits, work, kept, gradient))
 
 
 def _flat(logits: Tensor, work: Work) -> tuple[Tensor, Work]:
@@ -127,8 +153,8 @@ def _plain(tensor: Tensor) -> Tensor:
 def _run(function: Callable[..., Any], logits: Tensor, work: Work, *others: Any) -> Any:
     if logits.numel() == 0:
         return function(logits, work, *others)
-    parameter = None if isinstance(work.parameter, Tensor) else work.parameter
-    graph = compiled_once(function, logits.dtype, logits.ndim, work.tail, parameter)
+    numbers = [n for n in (work.parameter, work.smoothing) if not isinstance(n, Tensor)]
+    graph = compiled_once(function, logits.dtype, logits.ndim, work.tail, *numbers)
     with torch.autocast(logits.device.type, enabled=False):  # whose state Dynamo guards
         return graph(logits, work, *others)
 

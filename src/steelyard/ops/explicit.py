@@ -9,18 +9,17 @@ and with f = share · (the tail's derivative by −log p) / (o + e_y) the gradie
 once per position. Inlined into backward, as the derivative of the formula is, tail and weights
 would be computed once per class.
 
-Plain torch, which also runs uncompiled. :func:`losses` is for a graph that someone else compiles,
-:mod:`steelyard.ops.compiled` compiles its own.
+Plain torch, which also runs uncompiled. :mod:`steelyard.ops.traced` puts it in a graph that someone
+else compiles, :mod:`steelyard.ops.compiled` compiles its own.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from steelyard.ops.edit import Edit, along_classes, compute_dtype
-from steelyard.ops.reference import reduced
-from steelyard.ops.work import Mean, Work, scaled, select
+from steelyard.ops.work import Work, scaled, select
 
 
 class Positions(NamedTuple):
@@ -79,7 +78,7 @@ def forward(logits: Tensor, work: Work, here: Positions, shift: Tensor) -> tuple
     """One loss per position (N, d…), and what :func:`backward` wants."""
     own = here.classes.int()
     e = (_edited(logits, work.edit) - shift.unsqueeze(1)).exp()
-    others = e.masked_fill(_is_class(logits, own), 0).sum(1)
+    others = e.masked_fill(is_class(logits, own), 0).sum(1)
     apart = here.x - shift
     own_e = apart.exp()
     total = others + own_e
@@ -97,7 +96,7 @@ def forward(logits: Tensor, work: Work, here: Positions, shift: Tensor) -> tuple
 def backward(logits: Tensor, edit: Edit, kept: Kept, gradient: Tensor) -> Tensor:
     """The gradient by the logits, for that by the losses, 0-dimensional or (N, d…)."""
     e = (_edited(logits, edit) - kept.shift.unsqueeze(1)).exp()
-    signed = torch.where(_is_class(logits, kept.own), -kept.others.unsqueeze(1), e)
+    signed = torch.where(is_class(logits, kept.own), -kept.others.unsqueeze(1), e)
     by_x = signed * (kept.factor * gradient).unsqueeze(1)
     if edit.scale is not None:
         by_x = by_x * along_classes(edit.scale, logits)
@@ -110,36 +109,12 @@ def in_range(odds: Tensor) -> Tensor:
     return odds <= 2.0**60  # Dynamo would make a tensor of a number with a name
 
 
-def losses(logits: Tensor, work: Work, mean: Mean | None) -> Tensor:
-    """The losses (N, d…), or their mean, in a graph that someone else compiles."""
-    ignored = work.ignored()
-    index = work.target.masked_fill(ignored, 0)
-    rows = _Losses.apply(logits, work)  # type: ignore[no-untyped-call]
-    return reduced(rows, mean, work.share(index, ignored, work.sample_weight), ignored)
-
-
-class _Losses(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, work: Work) -> Tensor:
-        ignored = work.ignored()
-        here = at(logits, work, work.target.masked_fill(ignored, 0), ignored)
-        rows, kept = forward(logits, work, here, largest(logits, work, here))
-        ctx.save_for_backward(logits, *kept)
-        ctx.edit = work.edit
-        return rows
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        logits, *kept = ctx.saved_tensors
-        return backward(logits, ctx.edit, Kept(*kept), gradient), None
-
-
 def _edited(logits: Tensor, edit: Edit) -> Tensor:
     """The edited logits, but for the margin: that is the target's alone."""
     return edit._replace(margin=None)(logits.to(compute_dtype(logits)), None)
 
 
-def _is_class(logits: Tensor, own: Tensor) -> Tensor:
+def is_class(logits: Tensor, own: Tensor) -> Tensor:
     """Whether a class is the target's, (N, C, d…)."""
     return along_classes(_classes(logits.shape[1], logits.device), logits) == own.unsqueeze(1)
 
