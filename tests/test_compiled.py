@@ -120,6 +120,19 @@ def test_per_class_gamma_in_space_and_half_precision() -> None:
         assert_exact(loss, *problem(4, C, 5, 3, dtype=dtype), focal(GAMMAS))
 
 
+def test_smoothing_is_pytorchs() -> None:
+    loss = sy.CrossEntropyLoss(engine="compiled", label_smoothing=0.1, **OPTIONS)
+    logits, target = problem(4, C, 5, 3)
+    theirs = torch.nn.functional.cross_entropy(
+        logits, target, WEIGHT, ignore_index=1, label_smoothing=0.1
+    )
+    value = loss(logits, target)
+    torch.testing.assert_close(value, theirs)
+    torch.testing.assert_close(
+        torch.autograd.grad(value, logits)[0], torch.autograd.grad(theirs, logits)[0]
+    )
+
+
 def test_an_edit_and_sums_out_of_range() -> None:
     loss = sy.LDAMLoss(class_counts=COUNTS, engine="compiled", **OPTIONS)
     logits, target = problem(50, C)

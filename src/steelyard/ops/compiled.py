@@ -155,7 +155,9 @@ def _run(function: Callable[..., Any], logits: Tensor, work: Work, *others: Any)
         return function(logits, work, *others)
     numbers = [n for n in (work.parameter, work.smoothing) if not isinstance(n, Tensor)]
     graph = compiled_once(function, logits.dtype, logits.ndim, work.tail, *numbers)
-    with torch.autocast(logits.device.type, enabled=False):  # whose state Dynamo guards
+    if not torch.is_autocast_enabled("cpu"):
+        return graph(logits, work, *others)
+    with torch.autocast("cpu", enabled=False):  # Dynamo guards it, and it is of no use here
         return graph(logits, work, *others)
 
 

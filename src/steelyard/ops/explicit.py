@@ -79,11 +79,13 @@ def forward(logits: Tensor, work: Work, here: Positions, shift: Tensor) -> tuple
     own = here.classes.int()
     e = (_edited(logits, work.edit) - shift.unsqueeze(1)).exp()
     others = e.masked_fill(is_class(logits, own), 0).sum(1)
-    apart = here.x - shift
-    own_e = apart.exp()
-    total = others + own_e
-    odds = others / own_e
-    log_p = torch.where(in_range(odds), -odds.log1p(), apart - total.log())
+    if shift is here.x:  # the target's e is 1
+        total, log_p = others + 1, -others.log1p()
+    else:
+        apart = here.x - shift
+        own_e = apart.exp()
+        total, odds = others + own_e, others / own_e
+        log_p = torch.where(in_range(odds), -odds.log1p(), apart - total.log())
     log_p = log_p.masked_fill(here.ignored, 0)
     rows, steepness = work.tail.both(log_p, work.parameter_of(here.classes))
     factor = steepness / total
