@@ -7,7 +7,7 @@ fast engine is a module with a ``forward`` and a ``backward``.
 import torch
 from torch import Tensor
 
-from steelyard.ops import blocked, fused, native, reference
+from steelyard.ops import blocked, compiled, fused, native, reference, traced
 from steelyard.ops.choose import ENGINES, EngineChoice, choose_engine
 from steelyard.ops.edit import Edit, along_classes, compute_dtype
 from steelyard.ops.work import CROSS_ENTROPY, Mean, Tail, Work, select
@@ -54,6 +54,10 @@ def losses(logits: Tensor, work: Work, engine: str = "auto", mean: Mean | None =
         return fused.losses(native, logits, work, mean) if value is None else value
     if chosen == "blocked":
         return fused.losses(blocked, logits, work, mean)
+    if chosen == "compiled":
+        if torch.compiler.is_dynamo_compiling():
+            return traced.losses(logits, work, mean)
+        return fused.losses(compiled, logits, work, mean)
     if chosen == "triton":
         from steelyard.ops import triton  # never imported where it is not used
 

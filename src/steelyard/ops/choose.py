@@ -7,9 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-ENGINES = ("auto", "reference", "blocked", "triton")
+from steelyard.ops import compiled
 
-_DEVICES = {"blocked": "cpu", "triton": "cuda"}
+ENGINES = ("auto", "reference", "blocked", "compiled", "triton")
+
+_DEVICES = {"blocked": "cpu", "compiled": "cpu", "triton": "cuda"}
+_IN_A_GRAPH = "the call is part of a graph that is being compiled"
 
 
 class EngineChoice(NamedTuple):
@@ -38,45 +41,56 @@ def choose_engine(
     """
     if engine == "reference":
         return EngineChoice(engine, "asked for by name")
-    name = engine if engine != "auto" else "triton" if logits.is_cuda else "blocked"
-    obstacle = _obstacle(name, logits, others)
-    if obstacle is None and name == "triton":
-        obstacle = _obstacle_to_triton(logits, all_classes)
-    if engine == "auto":
+    if engine != "auto":
+        obstacle = _obstacle(engine, logits, others, all_classes)
         if obstacle is None:
-            return EngineChoice(name, f"the logits are on {_place(logits)}")
-        return EngineChoice("reference", f"{name} cannot: {obstacle}")
-    if obstacle is not None:
+            return EngineChoice(engine, "asked for by name")
         raise RuntimeError(
             f"engine={engine!r} cannot do this: {obstacle}. engine='auto' takes the fastest that "
             "can, engine='reference' does everything"
         )
-    return EngineChoice(engine, "asked for by name")
+    in_a_graph = torch.compiler.is_dynamo_compiling()
+    names = ["compiled" if in_a_graph else "blocked"]
+    if logits.is_cuda:
+        names = ["triton", "compiled"] if in_a_graph else ["triton"]
+    for name in names:
+        obstacle = _obstacle(name, logits, others, all_classes)
+        if obstacle is None:
+            here = _IN_A_GRAPH if name == "compiled" else f"the logits are on {_place(logits)}"
+            return EngineChoice(name, here)
+    return EngineChoice("reference", f"{name} cannot: {obstacle}")
 
 
-def _obstacle(name: str, logits: Tensor, others: tuple[Tensor | None, ...]) -> str | None:
+def _obstacle(
+    name: str, logits: Tensor, others: tuple[Tensor | None, ...], all_classes: bool
+) -> str | None:
     """Why this fast engine cannot do it, if it cannot."""
-    compiling = torch.compiler.is_compiling()
-    if compiling:  # an exported program is to run without us
-        traced = name == "blocked" or torch.compiler.is_exporting()
-    else:
-        traced = torch._C._is_tracing()
-    if traced:
+    in_a_graph = torch.compiler.is_dynamo_compiling()
+    # What is not Dynamo cannot be asked by Dynamo. An exported program is to run without us.
+    if torch.compiler.is_exporting() or (
+        not in_a_graph and (torch.compiler.is_compiling() or torch._C._is_tracing())
+    ):
         return "the call is traced into a graph, where the plain formula fuses"
+    if in_a_graph and name == "blocked":
+        return _IN_A_GRAPH
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode differentiation is active"
-    if logits.device.type != _DEVICES[name]:
-        where = "the CPU" if name == "blocked" else "CUDA"
-        return f"the logits are on {_place(logits)}, and it works on {where}"
-    watched = not compiling and torch._C._len_torch_dispatch_stack() > 0
-    if type(logits) not in (Tensor, nn.Parameter) or watched:
-        return "the logits are not a plain tensor, or a dispatch mode watches every operation"
     for other in others:
         if other is not None and other.requires_grad:
             return "it differentiates by the logits alone, and another argument requires a gradient"
-    return None
+    if in_a_graph and name == "compiled":
+        return None
+    if logits.device.type != _DEVICES[name]:
+        where = "CUDA" if name == "triton" else "the CPU"
+        return f"the logits are on {_place(logits)}, and it works on {where}"
+    watched = not in_a_graph and torch._C._len_torch_dispatch_stack() > 0
+    if type(logits) not in (Tensor, nn.Parameter) or watched:
+        return "the logits are not a plain tensor, or a dispatch mode watches every operation"
+    if name == "compiled":
+        return compiled.obstacle()
+    return _obstacle_to_triton(logits, all_classes) if name == "triton" else None
 
 
 def _obstacle_to_triton(logits: Tensor, all_classes: bool) -> str | None:
