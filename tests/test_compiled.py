@@ -186,15 +186,15 @@ def test_out_of_range_target_is_named_not_read() -> None:
         sy.CrossEntropyLoss(engine="compiled")(logits, target)
 
 
-def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_compiler() -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     logits, target = problem(6, C)
     text = r"engine='compiled' cannot do this: it needs a C\+\+ compiler .*no-such-compiler.*"
     text += r"install g\+\+ or clang\+\+.* CXX .*engine='auto'"
-    with pytest.raises(RuntimeError, match=text):
-        sy.FocalLoss(engine="compiled")(logits, target)
-    with pytest.raises(RuntimeError, match=text):
-        sy.explain_engine(logits, target, engine="compiled")
-    assert sy.explain_engine(logits, target).engine == "blocked"
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        with pytest.raises(RuntimeError, match=text):
+            sy.FocalLoss(engine="compiled")(logits, target)
+        with pytest.raises(RuntimeError, match=text):
+            sy.explain_engine(logits, target, engine="compiled")
+        assert sy.explain_engine(logits, target).engine == "blocked"

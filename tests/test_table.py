@@ -30,6 +30,7 @@ each_engine = pytest.mark.parametrize("engine", HERE)
 def compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The arithmetic of the compiled engine as plain calls: test_compiled.py compiles."""
     monkeypatch.setattr(compiled, "compile_anew", lambda function: function)
+    monkeypatch.setattr(compiled, "obstacle", lambda: None)
     compiled.compiled_once.cache_clear()
 
 
@@ -403,8 +404,6 @@ def test_transforms(row: Row, smoothing: float, form: str) -> None:
 
 
 @each_row
-# Dynamo makes one of every autograd.Function that it meets.
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiles_whole_and_exports(row: Row) -> None:
     logits, index, share = make((4, 6))
     loss = row.build(weight=WEIGHT, ignore_index=-1)
