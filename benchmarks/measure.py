@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -15,8 +16,11 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def seconds(calls: dict[str, Callable[[], object]], budget: float) -> dict[str, float]:
     """Median time of each call, taken in turns, so that a busy moment meets them all.
 
-    A call that takes long is repeated inside one turn no more than once.
+    Each round has an order of its own: who comes right after a call that takes and frees much
+    memory may pay for that memory's way back. A call that takes long is repeated inside one turn no
+    more than once.
     """
+    order, shuffler = list(calls), random.Random(0)
     repeats = {}
     for name, call in calls.items():
         call()
@@ -25,8 +29,10 @@ def seconds(calls: dict[str, Callable[[], object]], budget: float) -> dict[str, 
         repeats[name] = max(1, min(200, int(0.01 / (time.perf_counter() - start))))
     found: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + budget
-    while time.perf_counter() < end or len(next(iter(found.values()))) < 7:
-        for name, call in calls.items():
+    while time.perf_counter() < end or len(next(iter(found.values()))) < 9:
+        shuffler.shuffle(order)
+        for name in order:
+            call = calls[name]
             _wait()
             start = time.perf_counter()
             for _ in range(repeats[name]):

@@ -3,9 +3,12 @@
 import socket
 import subprocess
 import sys
+from concurrent.futures import CancelledError
 
+import joblib
 import pytest
 
+from steelyard.compare import cluster as cluster_module
 from steelyard.compare.data import load_digits
 from steelyard.compare.runner import run_study
 from steelyard.compare.study import Study, StudyError
@@ -109,6 +112,30 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_results(here, cluster):
     assert watcher.groups == 6
     assert cluster.processes[1].poll() is not None
     assert without_times(found) == here
+
+
+class Forgetful:
+    """In the place of joblib.Parallel: runs one call each time, and loses the others' results."""
+
+    def __init__(self, **_options):
+        pass
+
+    def __call__(self, calls):
+        function, arguments, keywords = calls[0]
+        yield function(*arguments, **keywords)
+        if len(calls) > 1:
+            raise CancelledError
+
+
+def test_a_result_lost_with_its_worker_is_computed_again(monkeypatch):
+    monkeypatch.setattr(joblib, "Parallel", Forgetful)
+    study = Study(("post-hoc",), seeds=2, draws=1, epochs=1, hidden=4, group=1)
+    monkeypatch.setattr(cluster_module, "_ATTEMPTS", 2)
+    found = run_study(DATA, study, workers=2)
+    assert without_times(found) == without_times(run_study(DATA, study))
+    monkeypatch.setattr(cluster_module, "_ATTEMPTS", 1)
+    with pytest.raises(CancelledError):
+        run_study(DATA, study, workers=2)
 
 
 def test_a_scheduler_that_is_not_there_is_one_sentence():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
@@ -12,6 +13,8 @@ import joblib
 from steelyard.compare.data import Data
 from steelyard.compare.group import Cell, Group, timed_group
 from steelyard.compare.study import Study, StudyError
+
+_ATTEMPTS = 3
 
 
 def run_parallel(
@@ -39,8 +42,18 @@ def run_parallel(
             stack.enter_context(joblib.parallel_config("ray"))
         else:
             stack.enter_context(joblib.parallel_config("loky", n_jobs=workers))
-        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1)
-        yield from parallel(joblib.delayed(timed_group)(data, study, group) for group in groups)
+        left = list(groups)
+        for attempt in range(_ATTEMPTS):
+            parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1)
+            calls = [joblib.delayed(timed_group)(data, study, group) for group in left]
+            try:
+                for done in parallel(calls):
+                    left.remove(done[0])
+                    yield done
+                return
+            except CancelledError:  # a worker died with a result that nobody had fetched yet
+                if attempt == _ATTEMPTS - 1:
+                    raise
 
 
 def _dask_client(address: str | None) -> Any:

@@ -1,7 +1,14 @@
 """The only room that touches N×C numbers: the losses of positions, and the choice of engine.
 
-:mod:`steelyard.ops.work` says what is to be done, :mod:`steelyard.ops.reference` what it means. A
-fast engine is a module with a ``forward`` and a ``backward``.
+:mod:`steelyard.ops.work` says what is to be done, :mod:`steelyard.ops.reference` what it means and
+:mod:`steelyard.ops.choose` who does it. A fast engine is a module with a ``forward`` and a
+``backward``, which :mod:`steelyard.ops.fused` makes one node of the graph:
+
+* ``blocked`` for the CPU, with ``tiles``, ``pages``, and a tile's arithmetic in ``indices`` and
+  ``distributions``; where logits are few ``native`` takes its place;
+* ``compiled`` by Inductor, from gradients that ``explicit`` and ``spread`` write out; ``traced``
+  has the same in a graph that somebody else compiles;
+* ``triton`` for CUDA, with ``triton_kernels``.
 """
 
 import torch
