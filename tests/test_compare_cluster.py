@@ -129,7 +129,7 @@ class Forgetful:
 
 def test_a_result_lost_with_its_worker_is_computed_again(monkeypatch):
     monkeypatch.setattr(joblib, "Parallel", Forgetful)
-    study = Study(("post-hoc",), seeds=2, draws=1, epochs=1, hidden=4, group=1)
+    study = Study(("cross-entropy", "focal"), seeds=2, draws=1, epochs=2, hidden=4, group=2)
     monkeypatch.setattr(cluster_module, "_ATTEMPTS", 2)
     found = run_study(DATA, study, workers=2)
     assert without_times(found) == without_times(run_study(DATA, study))

@@ -195,7 +195,7 @@ def test_memory(shape: tuple[int, ...], loss: type[sy.SoftmaxLoss]) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells")
 def test_large_memory_is_asked_for_in_huge_pages() -> None:
-    large = pages.empty_like(torch.empty(pages.MAPPED_ANEW // 4 + 1))
+    large = pages.empty_like(torch.empty(pages.LARGE // 4 + 1))
     large[-1] = 1.0
     address = large.data_ptr() + large.nbytes // 2
     inside = False

@@ -40,13 +40,16 @@ def losses(work: Work, tile: Tile) -> tuple[Tensor, Tensor]:
         share = ignored.logical_not().to(e.dtype)
     own = index.unsqueeze(1)
     others, total, log_p = _exponentials(work.edit, tile.logits, own, ignored, share, e)
+    parameter = work.parameter_of(index)
     if factor is None:
-        return work.tail.value(log_p, work.parameter_of(index)).mul_(share), share
-    value, pull = work.tail.both(log_p, work.parameter_of(index))
-    torch.div(share, total, out=factor).mul_(pull)
+        return work.tail.value(log_p, parameter).mul_(share), share
+    torch.div(share, total, out=factor)
     e.scatter_(1, own, others.neg_().unsqueeze(1))
     if work.edit.scale is not None:
         e.mul_(along_classes(work.edit.scale, e))
+    del ignored, index, own, others, total  # much beside few classes, and the tail takes more
+    value, pull = work.tail.both(log_p, parameter)
+    factor.mul_(pull)
     return value.mul_(share), share
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# What is smaller comes from the allocator's heap, whose pages are there already. (glibc maps every
-# block above 32 MiB anew, and the kernel zeroes it page by page, for more than the arithmetic.)
-MAPPED_ANEW = 32 * 2**20
+# glibc maps every block above 32 MiB anew, and gives smaller ones back when it sees fit: the kernel
+# then zeroes them page by page, for more than the arithmetic. What is smaller than this it keeps.
+LARGE = 4 * 2**20
 
 
 def empty_like(tensor: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def empty_like(tensor: Tensor) -> Tensor:
     """
     fresh = torch.empty_like(tensor)
     size = fresh.numel() * fresh.element_size()
-    advise = _madvise() if size >= MAPPED_ANEW else None
+    advise = _madvise() if size >= LARGE else None
     if advise is not None:
         start = -(-fresh.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         end = (fresh.data_ptr() + size) // mmap.PAGESIZE * mmap.PAGESIZE
