@@ -155,23 +155,30 @@ def test_an_input_changed_before_backward_is_told() -> None:
             loss.backward()
 
 
-def peak(call: Callable[[], object]) -> int:
-    """By how many bytes the process grows during one call, as the kernel saw it."""
-    call()
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what is free but kept would hide what the call takes
-    status = Path("/proc/self/status")
+def least_peak(call: Callable[[], object], forget: Callable[[], object]) -> int:
+    """By how many bytes the process grows during a call, as the kernel saw it.
+
+    The least of five: what else the process keeps for later may grow just then.
+    """
+    status, found = Path("/proc/self/status"), []
 
     def read(key: str) -> int:
         return int(next(x for x in status.read_text().splitlines() if x.startswith(key)).split()[1])
 
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pytest.skip("the high-water mark of memory cannot be reset here")
-    before = read("VmRSS")
-    call()
-    return 1024 * max(0, read("VmHWM") - before)
+    for _ in range(5):
+        call()
+        forget()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what is free but kept would hide what the call takes
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            pytest.skip("the high-water mark of memory cannot be reset here")
+        before = read("VmRSS")
+        call()
+        found.append(1024 * max(0, read("VmHWM") - before))
+    assert sum(found) > 0, "nothing was measured"
+    return min(found)
 
 
 @pytest.mark.parametrize("shape", [(4096, 1000), (262144, 19), (2, 21, 384, 384)], ids=str)
@@ -186,11 +193,12 @@ def test_memory(shape: tuple[int, ...], loss: type[sy.SoftmaxLoss]) -> None:
         logits.grad = None
         criterion(logits, target).backward()
 
-    step()
-    logits.grad = None
-    assert peak(step) <= 1.2 * size
+    def forget() -> None:
+        logits.grad = None
+
+    assert least_peak(step, forget) <= 1.2 * size
     with torch.no_grad():
-        assert peak(lambda: criterion(logits, target)) <= 0.08 * size
+        assert least_peak(lambda: criterion(logits, target), forget) <= 0.08 * size
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells")

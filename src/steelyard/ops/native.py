@@ -17,6 +17,9 @@ from steelyard.ops.work import CROSS_ENTROPY, Mean, Work
 
 # Logits with fewer elements than this take as long as they have calls.
 FEW = 2**15
+_MINUS_ONE = {
+    dtype: torch.tensor(-1.0, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)
+}
 
 
 class Kept(NamedTuple):
@@ -32,7 +35,7 @@ def suits(logits: Tensor, work: Work) -> bool:
     return (
         logits.ndim == 2
         and logits.numel() <= FEW
-        and logits.dtype in (torch.float32, torch.float64)
+        and logits.dtype in _MINUS_ONE
         and (edit.scale is edit.bias is edit.margin is None)
         and not work.all_classes
         and logits.is_contiguous()  # else PyTorch's gradient would lose the memory format
@@ -65,23 +68,22 @@ def forward(logits: Tensor, work: Work, mean: Mean | None, differentiate: bool) 
     """The losses (N,) of positions, or their mean."""
     log_p = logits.log_softmax(1)
     # What each position counts, 0 where ignored, is its loss where log p is −1.
-    share = _own(log_p.new_full((), -1).expand_as(log_p), work, work.weight)
+    share = _own(_MINUS_ONE[log_p.dtype].expand_as(log_p), work, work.weight)
     if work.sample_weight is not None:
         share = share * work.sample_weight
     parameter = work.parameter
     if isinstance(parameter, Tensor):
         parameter = work.parameter_of(work.target.masked_fill(work.ignored(), 0))
     value, slope = work.tail.both(_own(log_p, work, None).neg_(), parameter)
-    rows = value.mul_(share)
-    kept = Kept(log_p, share.mul(slope)) if differentiate else None
+    kept = Kept(log_p, share * slope) if differentiate else None
     if mean is None:
-        return Found(rows, None, kept)
+        return Found(value.mul_(share), None, kept)
     divisor = 0.0
     if mean.over == "share":
         divisor = share.sum().item()
     elif mean.over == "count":
         divisor = (work.target != work.ignore_index).sum().item()
-    return fused.found(mean, rows.sum().item(), divisor, rows, kept)
+    return fused.found(mean, value.dot(share).item(), divisor, value, kept)
 
 
 def backward(logits: Tensor, work: Work, kept: Kept | None, gradient: Tensor) -> Tensor:
