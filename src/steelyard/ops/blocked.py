@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from steelyard.ops import distributions, indices
-from steelyard.ops.fused import Found, found
+from steelyard.ops.fused import Found, counted, found
 from steelyard.ops.pages import empty_like
 from steelyard.ops.tiles import Flat
 from steelyard.ops.work import Mean, Work
@@ -43,11 +43,8 @@ def forward(logits: Tensor, work: Work, mean: Mean | None, differentiate: bool) 
     for (tile,) in flat.tiles(e, factor, differentiate=False):
         loss, share = arithmetic(work, tile)
         total += loss.sum().item()
-        if mean.over == "share":
-            divisor += share.sum().item()
-        elif mean.over == "count":
-            divisor += (tile.target != work.ignore_index).sum().item()
-    return found(mean, total, divisor, flat.per_position()[:0], kept)
+        divisor += counted(mean, share, tile.target, work)
+    return found(mean, total, divisor, logits, kept)
 
 
 def backward(logits: Tensor, work: Work, kept: Kept | None, gradient: Tensor) -> Tensor:

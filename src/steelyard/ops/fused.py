@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from steelyard.ops import reference
+from steelyard.ops.edit import compute_dtype
 from steelyard.ops.work import Mean, Work
 
 
@@ -51,22 +52,31 @@ def losses(engine: Engine, logits: Tensor, work: Work, mean: Mean | None) -> Ten
     return engine.forward(logits, work, mean, False).value
 
 
-def found(mean: Mean, total: float, divisor: float, like: Tensor, kept: Any) -> Found:
+def counted(mean: Mean, share: Tensor, target: Tensor, work: Work) -> float:
+    """What positions that count ``share`` add to the mean's divisor."""
+    if mean.over == "share":
+        return share.sum().item()
+    return (target != work.ignore_index).sum().item() if mean.over == "count" else 0.0
+
+
+def found(mean: Mean, total: float, divisor: float, logits: Tensor, kept: Any) -> Found:
     """What forward finds for a mean, from numbers that the host has.
 
     Args:
         mean: the mean.
         total: the sum of the losses.
-        divisor: what they count, or how many there are, as the mean asks.
-        like: for the dtype and the device.
+        divisor: the sum of what is :func:`counted`.
+        logits: for the dtype and the device.
         kept: for backward.
     """
+    dtype = compute_dtype(logits)
     if mean.over is None:
-        return Found(like.new_full((), total), None, kept)
+        return Found(logits.new_full((), total, dtype=dtype), None, kept)
     if isinstance(mean.over, Tensor):
         divisor = mean.over.item()
     divisor = divisor or mean.nothing
-    return Found(like.new_full((), total / divisor if divisor else math.nan), divisor, kept)
+    value = total / divisor if divisor else math.nan
+    return Found(logits.new_full((), value, dtype=dtype), divisor, kept)
 
 
 class _Losses(torch.autograd.Function):

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from steelyard.ops import fused
-from steelyard.ops.fused import Found
+from steelyard.ops.fused import Found, counted, found
 from steelyard.ops.work import CROSS_ENTROPY, Mean, Work
 
 # Logits with fewer elements than this take as long as they have calls.
@@ -78,12 +77,8 @@ def forward(logits: Tensor, work: Work, mean: Mean | None, differentiate: bool) 
     kept = Kept(log_p, share * slope) if differentiate else None
     if mean is None:
         return Found(value.mul_(share), None, kept)
-    divisor = 0.0
-    if mean.over == "share":
-        divisor = share.sum().item()
-    elif mean.over == "count":
-        divisor = (work.target != work.ignore_index).sum().item()
-    return fused.found(mean, value.dot(share).item(), divisor, value, kept)
+    divisor = counted(mean, share, work.target, work)
+    return found(mean, value.dot(share).item(), divisor, logits, kept)
 
 
 def backward(logits: Tensor, work: Work, kept: Kept | None, gradient: Tensor) -> Tensor:
