@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import steelyard as sy
-from steelyard.losses.options import OPTION_DEFAULTS
+from steelyard.losses.positions import KEYWORDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
@@ -42,7 +42,7 @@ def test_the_readme_has_the_arguments_and_defaults_of_each_loss(name):
     own = {
         parameter.name: "" if parameter.default is parameter.empty else str(parameter.default)
         for parameter in inspect.signature(LOSSES[name]).parameters.values()
-        if parameter.name not in OPTION_DEFAULTS
+        if parameter.name not in KEYWORDS.defaults
     }
     assert listed == own
 
@@ -52,7 +52,7 @@ def test_the_readme_has_every_option_with_its_default():
     listed = {name.strip("`"): default.strip("`") for name, default, _ in rows}
     assert listed == {
         name: f'"{default}"' if isinstance(default, str) else str(default)
-        for name, default in OPTION_DEFAULTS.items()
+        for name, default in KEYWORDS.defaults.items()
     }
 
 

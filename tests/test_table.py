@@ -13,7 +13,8 @@ from torch import Tensor
 
 import steelyard as sy
 from steelyard import losses
-from steelyard.losses.options import OPTION_DEFAULTS, CallOptions, LossOptions
+from steelyard.losses.options import CallOptions, LossOptions
+from steelyard.losses.positions import KEYWORDS
 from steelyard.ops import ENGINES, compiled
 
 # "triton" wants a GPU or its interpreter: it has tests of its own. "auto" takes so few logits as
@@ -480,5 +481,5 @@ def test_every_public_loss_has_a_row() -> None:
 
 
 def test_options_are_declared_alike() -> None:
-    assert set(LossOptions.__annotations__) == set(OPTION_DEFAULTS)
-    assert set(CallOptions.__annotations__) == {*OPTION_DEFAULTS, "sample_weight", "denominator"}
+    assert set(LossOptions.__annotations__) == set(KEYWORDS.defaults)
+    assert set(CallOptions.__annotations__) == {*KEYWORDS.defaults, "sample_weight", "denominator"}

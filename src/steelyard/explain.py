@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from steelyard import ops
-from steelyard.losses.contract import Form, check_sample_weight, check_shapes
-from steelyard.losses.module import SoftmaxLoss
+from steelyard.losses.contract import check_sample_weight
+from steelyard.losses.module import Loss
 from steelyard.losses.options import Options
+from steelyard.losses.positions import Form, SoftmaxLoss, check_shapes
 from steelyard.schedule import DeferredReweighting
 
 _SHOWN_POSITIONS = 50
@@ -128,7 +129,7 @@ _HEADINGS = (
 
 
 def explain(
-    loss: SoftmaxLoss | DeferredReweighting,
+    loss: Loss | DeferredReweighting,
     logits: Tensor,
     target: Tensor,
     sample_weight: Tensor | None = None,

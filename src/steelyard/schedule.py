@@ -4,7 +4,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from steelyard.losses.module import SoftmaxLoss
+from steelyard.losses.module import Loss
 from steelyard.losses.options import check_number
 from steelyard.losses.vectors import PerClass
 
@@ -34,9 +34,9 @@ class DeferredReweighting(nn.Module):
         Cao et al., NeurIPS 2019, arXiv:1906.07413.
     """
 
-    def __init__(self, loss: SoftmaxLoss, weight: PerClass, start: int) -> None:
+    def __init__(self, loss: Loss, weight: PerClass, start: int) -> None:
         super().__init__()
-        if not isinstance(loss, SoftmaxLoss):
+        if not isinstance(loss, Loss):
             raise TypeError(f"loss is a {type(loss).__name__}, expected a loss of steelyard")
         if loss.weight is not None:
             raise ValueError(
@@ -59,7 +59,7 @@ class DeferredReweighting(nn.Module):
         return self.epoch >= self.start
 
     @property
-    def current(self) -> SoftmaxLoss:
+    def current(self) -> Loss:
         """The loss in force: unweighted or weighted."""
         return self.weighted if self.active else self.unweighted
 
@@ -70,7 +70,7 @@ class DeferredReweighting(nn.Module):
         sample_weight: Tensor | None = None,
         denominator: float | Tensor | None = None,
     ) -> Tensor:
-        """The loss in force; arguments and errors as for :meth:`SoftmaxLoss.forward`."""
+        """The loss in force; arguments and errors as for :meth:`Loss.forward`."""
         loss = cast("Tensor", self.current(logits, target, sample_weight, denominator))
         if not self.active:
             # A weight of the wrong length is refused now rather than in epoch ``start``.
@@ -78,7 +78,7 @@ class DeferredReweighting(nn.Module):
         return loss
 
     def denominator(self, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
-        """What the mean of the loss in force divides by; see :meth:`SoftmaxLoss.denominator`."""
+        """What the mean of the loss in force divides by; see :meth:`Loss.denominator`."""
         return self.current.denominator(target, sample_weight)
 
     def extra_repr(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 import steelyard as sy
 from steelyard.compare.study import Candidate
 from steelyard.losses import SoftmaxLoss
-from steelyard.losses.contract import Form, evaluate
+from steelyard.losses.positions import Form, evaluate
 
 _FILL = {"weight": 1.0, "scale": 1.0, "bias": 0.0, "margin": 0.0}  # what an absent vector means
 
@@ -140,7 +140,7 @@ class _Part:
 
 
 def _current(loss: SoftmaxLoss | sy.DeferredReweighting) -> SoftmaxLoss:
-    return loss.current if isinstance(loss, sy.DeferredReweighting) else loss
+    return cast("SoftmaxLoss", loss.current if isinstance(loss, sy.DeferredReweighting) else loss)
 
 
 def _vector(form: Form, name: str, like: Tensor) -> Tensor:

@@ -27,9 +27,9 @@ Inside ``torch.compile`` use the modules where a loss takes ``class_counts``: th
 when they are built, the functions at every call, and a trace cannot look at values.
 """
 
-from steelyard.losses import counted, options, posthoc, softmax
+from steelyard.losses import counted, posthoc, softmax
 from steelyard.losses.counted import *  # noqa: F403
-from steelyard.losses.module import SoftmaxLoss
+from steelyard.losses.positions import SoftmaxLoss
 from steelyard.losses.posthoc import *  # noqa: F403
 from steelyard.losses.softmax import *  # noqa: F403
 
@@ -37,4 +37,4 @@ __all__ = ["SoftmaxLoss", *counted.__all__, *posthoc.__all__, *softmax.__all__]
 
 for _room in (softmax, counted):
     for _name in _room.__all__:
-        options.spell_out(getattr(_room, _name))
+        SoftmaxLoss.keywords.spell_out(getattr(_room, _name))

@@ -1,209 +1,14 @@
-"""What every loss means by its options: checks, masks, weights and reduction, written once.
-
-A loss is a :class:`Form`, an edit of the logits and a tail of log p. For one position with class
-y, or with a target distribution t:
-
-    ℓ = w_y · s · tail(log p_y)          class indices
-    ℓ = s · Σ_c w_c · t'_c · tail(log p_c)   probabilities, or smoothing: t' = (1−ε)·t + ε/C
-
-and the mean divides by what ``mean_over`` says.
-"""
+"""What every loss means by its options, whatever its family: the checks, written once."""
 
 import math
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from steelyard import ops
-from steelyard.losses.options import Options, check_number
-from steelyard.losses.vectors import fit, readable
-
-
-class Form(NamedTuple):
-    """What makes a loss that loss. Class vectors have shape (C,); every part may be absent.
-
-    Attributes:
-        tail: ``tail(log_p, parameter)``, elementwise, and 0 where log_p is 0.
-        parameter: the tail's parameter: a number, or one number per class.
-        weight: class weights.
-        scale, bias, margin: the edit of the logits.
-        others_are_one: ``weight`` came from a dict: classes beyond its end weigh 1.
-    """
-
-    tail: ops.Tail
-    parameter: float | Tensor | None = None
-    weight: Tensor | None = None
-    scale: Tensor | None = None
-    bias: Tensor | None = None
-    margin: Tensor | None = None
-    others_are_one: bool = False
-
-    @property
-    def num_classes(self) -> int | None:
-        """How many classes the vectors speak of; None where there are none."""
-        for vector in (self.parameter, self.weight, self.scale, self.bias, self.margin):
-            if isinstance(vector, Tensor) and vector.ndim > 0:
-                return vector.shape[0]
-        return None
-
-    def fit(self, logits: Tensor) -> "Form":
-        """The same with every vector of length C, in the dtype and on the device of logits."""
-        dtype, num_classes = ops.compute_dtype(logits), logits.shape[1]
-        for vector in (self.weight, self.parameter, self.scale, self.bias, self.margin):
-            if isinstance(vector, Tensor) and (
-                vector.shape != (num_classes,)
-                or vector.dtype is not dtype
-                or vector.device != logits.device
-            ):
-                break
-        else:
-            return self
-        like = logits.new_empty(0, dtype=dtype)
-
-        def fitted(name: str, vector: Tensor | None) -> Tensor | None:
-            return None if vector is None else fit(name, vector, num_classes, like)
-
-        weight, parameter = self.weight, self.parameter
-        if weight is not None:
-            weight = fit("weight", weight, num_classes, like, others_are_one=self.others_are_one)
-        if isinstance(parameter, Tensor) and parameter.ndim > 0:
-            # The one parameter that any loss takes per class.
-            parameter = fit("gamma", parameter, num_classes, like)
-        return self._replace(
-            weight=weight,
-            parameter=parameter,
-            scale=fitted("class_counts", self.scale),
-            bias=fitted("class_counts", self.bias),
-            margin=fitted("class_counts", self.margin),
-        )
-
-
-def evaluate(
-    form: Form,
-    options: Options,
-    logits: Tensor,
-    target: Tensor,
-    sample_weight: Tensor | None = None,
-    denominator: float | Tensor | None = None,
-) -> Tensor:
-    """The loss of logits against target.
-
-    Args:
-        form: the loss.
-        options: its options.
-        logits: (N, C), (N, C, d…) or (C,), floating, any strides.
-        target: class indices of any integer dtype, (N,), (N, d…) or (); or probabilities of the
-            logits' shape.
-        sample_weight: finite and ≥ 0, broadcastable to the shape of class indices.
-        denominator: divides the sum, in place of what ``mean_over`` says.
-
-    Returns:
-        A 0-d tensor, or with reduction="none" one of the shape of class indices; in float32, or
-        float64 for float64 logits.
-    """
-    check_shapes(logits, target)
-    if not target.is_floating_point():
-        target = target.long()
-    if logits.ndim == 1:
-        logits, target = logits.unsqueeze(0), target.unsqueeze(0)
-        single = True
-    else:
-        single = False
-    positions = logits.shape[:1] + logits.shape[2:]
-    form = form.fit(logits)
-    if sample_weight is not None:
-        sample_weight = check_sample_weight(sample_weight, positions)
-        sample_weight = sample_weight.to(logits.device, ops.compute_dtype(logits))
-    if target.is_floating_point():
-        check_no_ignored_probabilities(options)
-        target = target.to(ops.compute_dtype(logits))
-        losses = over_positions(form, options, logits, target, sample_weight, denominator)
-    else:
-        try:
-            losses = over_positions(form, options, logits, target, sample_weight, denominator)
-        except (IndexError, RuntimeError) as error:
-            refuse_out_of_range(target, logits.shape[1], options.ignore_index, error)
-    return losses.squeeze(0) if single and options.reduction == "none" else losses
-
-
-def over_positions(
-    form: Form,
-    options: Options,
-    logits: Tensor,
-    target: Tensor,
-    sample_weight: Tensor | None,
-    denominator: float | Tensor | None,
-) -> Tensor:
-    """The losses of logits (N, C, d…), reduced as the options say."""
-    work = ops.Work(
-        target=target,
-        ignore_index=options.ignore_index,
-        edit=ops.Edit(form.scale, form.bias, form.margin),
-        tail=form.tail,
-        parameter=form.parameter,
-        weight=form.weight,
-        sample_weight=sample_weight,
-        smoothing=options.label_smoothing,
-    )
-    if work.of_indices:
-        refuse_on_device(target, logits.shape[1], options.ignore_index)
-    if options.reduction == "none":
-        if denominator is not None:
-            raise ValueError("denominator divides a sum, but reduction='none' takes none")
-        return ops.losses(logits, work, options.engine)
-    over: str | Tensor | None = None
-    if denominator is not None:
-        over = check_denominator(denominator, logits)
-    elif options.reduction == "mean":
-        if not work.of_indices:
-            over = mean_denominator(form, options, target, sample_weight)
-        else:
-            over = "count" if options.mean_over == "count" else "share"
-    nothing = 0.0 if options.empty == "nan" else math.inf
-    return ops.losses(logits, work, options.engine, ops.Mean(over, nothing))
-
-
-def refuse_on_device(target: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Make a class outside [0, C) a device-side assertion, for which the host does not wait."""
-    if target.device.type == "cuda" and not torch.compiler.is_compiling():
-        inside = ((target >= 0) & (target < num_classes)) | (target == ignore_index)
-        torch._assert_async(
-            inside.all(),
-            f"steelyard: a target is outside [0, {num_classes}) and is not ignore_index="
-            f"{ignore_index}; the same call on the CPU names it",
-        )
-
-
-def mean_denominator(
-    form: Form, options: Options, target: Tensor, sample_weight: Tensor | None
-) -> Tensor:
-    """What the mean divides by: index targets (N, d…), or probabilities (N, C, d…)."""
-    weight = form.weight
-    by_count = options.mean_over == "count"
-    if target.is_floating_point():
-        if options.mean_over == "weight":
-            share = target if weight is None else ops.along_classes(weight, target) * target
-            share = share.sum(1)
-            return share.sum() if sample_weight is None else (sample_weight * share).sum()
-        if by_count or sample_weight is None:
-            return target.new_full((), math.prod(target.shape[:1] + target.shape[2:]))
-        return sample_weight.sum()
-    valid = target != options.ignore_index
-    if by_count or (weight is None and sample_weight is None):
-        return valid.sum()
-    share = target.new_ones((), dtype=torch.float64) if sample_weight is None else sample_weight
-    if weight is not None:
-        share = share * class_weight_of(target.where(valid, 0), weight, form.others_are_one)
-    return share.where(valid, 0).sum()
-
-
-def class_weight_of(index: Tensor, weight: Tensor, others_are_one: bool) -> Tensor:
-    """The weight of each position's class; classes beyond the end of a dict's weigh 1."""
-    if others_are_one:
-        weight = torch.cat([weight, weight.new_ones(1)])
-        index = index.clamp(max=len(weight) - 1)
-    return ops.select(weight, index)
+from steelyard.losses.options import check_number
+from steelyard.losses.vectors import readable
 
 
 def check_denominator(denominator: float | Tensor, logits: Tensor) -> Tensor:
@@ -220,42 +25,11 @@ def check_denominator(denominator: float | Tensor, logits: Tensor) -> Tensor:
     return denominator.to(logits.device, dtype, non_blocking=True)
 
 
-def check_shapes(logits: Any, target: Any) -> None:
-    """Raise unless logits are floating and target, whatever was given, fits them."""
-    check_logits(logits)
-    if not isinstance(target, Tensor):
-        raise TypeError(f"target is {_described(target)}, expected a tensor: torch.as_tensor(…)")
-    shape = logits.shape
-    if target.dtype is torch.int64 and logits.ndim == 2 and target.shape == shape[:1]:
-        return  # what most calls are, told in a few steps
-    positions = shape[:1] + shape[2:] if logits.ndim > 1 else shape[:0]
-    if target.is_floating_point():
-        if target.shape == logits.shape:
-            return
-        if target.shape == positions:
-            raise TypeError(
-                f"target holds class indices as {target.dtype}: class indices are integers, use "
-                f"target.long(); probabilities would have the logits' shape {tuple(logits.shape)}"
-            )
-    elif target.dtype is torch.bool or target.is_complex():
-        raise TypeError(
-            f"target is {target.dtype}, expected class indices of an integer dtype, use "
-            "target.long(), or probabilities in a floating one, use target.float()"
-        )
-    elif target.shape == positions:
-        return
-    raise ValueError(
-        f"target has shape {tuple(target.shape)} and logits {tuple(logits.shape)}: expected "
-        f"class indices of shape {tuple(positions)} or probabilities of shape "
-        f"{tuple(logits.shape)}{_shape_hint(logits, target, positions)}"
-    )
-
-
 def check_logits(logits: Any) -> None:
     """Raise unless logits are floating, with a dimension of classes."""
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         raise TypeError(
-            f"logits are {_described(logits)}, expected a floating-point tensor (N, C, …) or (C,)"
+            f"logits are {described(logits)}, expected a floating-point tensor (N, C, …) or (C,)"
         )
     if logits.ndim == 0 or logits.shape[min(1, logits.ndim - 1)] == 0:
         raise ValueError(
@@ -267,7 +41,7 @@ def check_logits(logits: Any) -> None:
 def check_sample_weight(sample_weight: Any, positions: torch.Size) -> Tensor:
     """sample_weight expanded to one number per position."""
     if not isinstance(sample_weight, Tensor):
-        raise TypeError(f"sample_weight is {_described(sample_weight)}, expected a tensor")
+        raise TypeError(f"sample_weight is {described(sample_weight)}, expected a tensor")
     try:
         expanded = sample_weight.expand(positions)
     except RuntimeError:
@@ -290,40 +64,6 @@ def check_sample_weight(sample_weight: Any, positions: torch.Size) -> Tensor:
     return expanded
 
 
-def check_no_ignored_probabilities(options: Options) -> None:
-    """Raise if an ignore_index that could be a class meets probabilities, as PyTorch does."""
-    if options.ignore_index >= 0:
-        raise ValueError(
-            f"ignore_index={options.ignore_index} has no meaning for a target of probabilities: "
-            "give those positions sample_weight=0"
-        )
-
-
-def refuse_out_of_range(
-    target: Tensor, num_classes: int, ignore_index: int, error: Exception
-) -> NoReturn:
-    """Raise an IndexError that names the target at fault; any other error goes on as it is."""
-    if readable(target):
-        wrong = (target != ignore_index) & ((target < 0) | (target >= num_classes))
-        if wrong.any():
-            where = wrong.nonzero()[0].tolist()
-            raise IndexError(
-                f"target{where} is {int(target[tuple(where)])}, outside [0, C) with "
-                f"C = {num_classes} classes, and not ignore_index={ignore_index}: give the logits "
-                "one column per class, or mark positions to leave out with ignore_index"
-            ) from None
-    raise error
-
-
-def _described(value: object) -> str:
+def described(value: object) -> str:
+    """What an error calls a value of the wrong type."""
     return f"a {value.dtype} tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-
-
-def _shape_hint(logits: Tensor, target: Tensor, positions: torch.Size) -> str:
-    if logits.ndim > 2 and target.shape == logits.shape[:-1]:
-        return ": the class dimension is 1, use logits.movedim(-1, 1)"
-    if target.ndim == len(positions) + 1 and target.shape[1] == 1:
-        return ": use target.squeeze(1)"
-    if target.shape == logits.shape:
-        return ": one-hot integers become probabilities by target.float()"
-    return ""

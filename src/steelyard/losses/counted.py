@@ -11,9 +11,8 @@ from torch import Tensor
 
 from steelyard.classes import ClassCountsLike, class_weights
 from steelyard.losses import tails
-from steelyard.losses.contract import Form
-from steelyard.losses.module import SoftmaxLoss, softmax_loss
 from steelyard.losses.options import CallOptions, LossOptions, check_number
+from steelyard.losses.positions import Form, SoftmaxLoss, softmax_loss
 from steelyard.losses.priors import log_prior, positive_counts
 from steelyard.losses.softmax import focal_form
 from steelyard.losses.vectors import PerClass

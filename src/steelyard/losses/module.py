@@ -1,100 +1,96 @@
-"""A loss as ``nn.Module``: holds a form's vectors as buffers and evaluates it."""
+"""The base of every loss as ``nn.Module``: holds a form's vectors as buffers, shows its options."""
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from steelyard.losses.contract import (
-    Form,
-    check_sample_weight,
-    evaluate,
-    mean_denominator,
-    refuse_out_of_range,
-)
-from steelyard.losses.options import OPTION_DEFAULTS, Options, refuse_unknown
+from steelyard.losses.options import Keywords, Options
 from steelyard.losses.vectors import PerClass, read_class_vector
 
-VECTORS = ("parameter", "weight", "scale", "bias", "margin")
 
+def times(form: Any, name: str, given: PerClass | None, **limits: Any) -> Any:
+    """The form with the user's class vector; it multiplies the one that the form has already.
 
-def weighted(form: Form, weight: PerClass | None) -> Form:
-    """The form with the user's class weights; they multiply weights that it has already."""
-    if weight is None:
+    Args:
+        form: with the field ``name``, ``others_are_one`` and ``num_classes``.
+        name: of the vector, ``weight`` for one.
+        given: the user's.
+        **limits: how :func:`read_class_vector` reads it.
+
+    Raises:
+        ValueError: another length than the form's own vectors, or numbers that it may not have.
+    """
+    if given is None:
         return form
-    values, others_are_one = read_class_vector("weight", weight)
+    values, others_are_one = read_class_vector(name, given, **limits)
     length = form.num_classes
-    if length is not None:
+    if length is not None and values.ndim > 0:
         if others_are_one and len(values) < length:
             values = torch.cat([values, values.new_ones(length - len(values))])
         if len(values) != length:
             raise ValueError(
-                f"weight has {len(values)} values, but the loss has {length} classes: give one "
+                f"{name} has {len(values)} values, but the loss has {length} classes: give one "
                 "value per class"
             )
         others_are_one = False
-    if form.weight is not None:
-        values = form.weight.to(values.device) * values
-    return form._replace(weight=values, others_are_one=others_are_one)
+    if (own := getattr(form, name)) is not None:
+        values = own.to(values.device) * values
+    padded = tuple(other for other in form.others_are_one if other != name)
+    return form._replace(
+        **{name: values, "others_are_one": (*padded, name) if others_are_one else padded}
+    )
 
 
-def softmax_loss(
-    public: Callable[..., Tensor],
-    form: Form,
-    logits: Tensor,
-    target: Tensor,
-    given: dict[str, Any],
-) -> Tensor:
-    """Evaluate a form for one call of the functional loss ``public`` with keywords ``given``."""
-    refuse_unknown(given, public)
-    sample_weight = given.pop("sample_weight", None)
-    denominator = given.pop("denominator", None)
-    form = weighted(form, given.pop("weight", None))
-    return evaluate(form, Options(**given), logits, target, sample_weight, denominator)
-
-
-class SoftmaxLoss(nn.Module):
-    """Base of every loss of the softmax family; a subclass gives the form.
+class Loss(nn.Module):
+    """Base of every loss; a family derives it, and a loss gives the family's form.
 
     The class vectors are buffers, so they follow ``.to(device)``; they keep their precision under
     ``.half()``; and they are not part of a ``state_dict``, since the constructor gives them. A
     ``weight`` found in one (from ``nn.CrossEntropyLoss``, say) is taken over.
+
+    A form is a NamedTuple, the loss without its options: what it does, and class vectors (C,) or
+    None. Its ``num_classes`` is how long they are, and ``form.weighted(**vectors)`` takes those of
+    the user.
+
+    Args:
+        form: the loss.
+        options: the keywords that the user gave, of those that every loss of the family takes.
+        **arguments: what the loss itself was built with, for its repr.
     """
 
+    keywords: ClassVar[Keywords]
+    options: Options
     weight: Tensor | None
 
-    def __init__(self, form: Form, options: dict[str, Any], **arguments: Any) -> None:
+    def __init__(self, form: Any, options: dict[str, Any], **arguments: Any) -> None:
         super().__init__()
-        refuse_unknown(options, type(self))
-        given = dict(options)
-        weight = given.pop("weight", None)
-        self.options = Options(**given)
+        vectors, self.options, _ = self.keywords.read(options, type(self))
         self._shown = arguments | {
             name: value
             for name, value in options.items()
-            if (value is not None if name == "weight" else value != OPTION_DEFAULTS[name])
+            if (value is not None if name in vectors else value != self.keywords.defaults[name])
         }
-        form = weighted(form, weight)
-        for vector in VECTORS:
-            value = getattr(form, vector)
-            if vector == "weight" or isinstance(value, Tensor):
+        form = form.weighted(**vectors)
+        for name, value in form._asdict().items():
+            if name in vectors or isinstance(value, Tensor):
                 value = None if value is None else value.detach().clone()
-                self.register_buffer(vector, value, persistent=False)
-        self._held = tuple(name for name in VECTORS if name in self._buffers)
+                self.register_buffer(name, value, persistent=False)
+        self._held = tuple(name for name in form._fields if name in self._buffers)
         nothing: dict[str, Any] = dict.fromkeys(self._held)
         self._form = form._replace(**nothing)
 
     @property
-    def form(self) -> Form:
-        """The loss as an edit, a tail and class vectors, where the buffers are now."""
+    def form(self) -> Any:
+        """The loss without its options, with the class vectors where the buffers are now."""
         buffers: dict[str, Any] = self._buffers
         return self._form._replace(**{name: buffers[name] for name in self._held})
 
     def with_weight(self, weight: PerClass) -> Self:
         """A copy of this loss with these class weights in the place of its own."""
-        form = weighted(self.form._replace(weight=None), weight)
+        form = self.form._replace(weight=None).weighted(weight=weight)
         if form.weight is None:
             raise TypeError("weight is None: expected one number per class")
         copied = deepcopy(self)
@@ -110,25 +106,8 @@ class SoftmaxLoss(nn.Module):
         sample_weight: Tensor | None = None,
         denominator: float | Tensor | None = None,
     ) -> Tensor:
-        """The loss of logits against target.
-
-        Args:
-            logits: (N, C), (N, C, d1, …) or (C,); floating, of any strides.
-            target: class indices of any integer dtype, (N,), (N, d1, …) or (); or probabilities
-                of the logits' shape.
-            sample_weight: finite and ≥ 0, broadcastable to the shape of class indices.
-            denominator: divides the sum, whatever ``mean_over`` says.
-
-        Returns:
-            A 0-d tensor, or with reduction="none" one of the shape of class indices; in float32,
-            or float64 for float64 logits.
-
-        Raises:
-            TypeError: logits are not floating, or class indices are.
-            ValueError: shapes that do not fit, negative or non-finite sample weights.
-            IndexError: a class index outside [0, C) that is not ``ignore_index``.
-        """
-        return evaluate(self.form, self.options, logits, target, sample_weight, denominator)
+        """The loss of logits against target; each family says what it takes."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def denominator(self, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """What the mean divides by for these targets.
@@ -138,30 +117,13 @@ class SoftmaxLoss(nn.Module):
         batch.
 
         Args:
-            target: as for the call: (N,), (N, d1, …) or (), or probabilities (N, C, …) or (C,).
+            target: as for the call.
             sample_weight: as for the call.
 
         Returns:
             A 0-d float64 tensor on the target's device.
         """
-        if target.is_floating_point():
-            target = target.double()
-            target = target.unsqueeze(0) if target.ndim == 1 else target
-            positions = target.shape[:1] + target.shape[2:]
-        else:
-            target, positions = target.long(), target.shape
-        if sample_weight is not None:
-            sample_weight = check_sample_weight(sample_weight, positions)
-            sample_weight = sample_weight.to(target.device, torch.float64)
-        form = self.form
-        if form.weight is not None:
-            form = form._replace(weight=form.weight.to(target.device, torch.float64))
-        try:
-            return mean_denominator(form, self.options, target, sample_weight).double()
-        except (IndexError, RuntimeError) as error:
-            if target.is_floating_point() or form.weight is None:
-                raise
-            refuse_out_of_range(target, len(form.weight), self.options.ignore_index, error)
+        raise NotImplementedError(f"{type(self).__name__} has no denominator")
 
     def extra_repr(self) -> str:
         """The arguments that differ from the defaults."""
@@ -186,33 +148,37 @@ class SoftmaxLoss(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        key = prefix + "weight"
-        if (found := state_dict.get(key)) is not None:
-            self._take_weight(key, found, error_msgs)
+        for name in self.keywords.vectors:
+            if (found := state_dict.get(prefix + name)) is not None:
+                self._take(name, prefix + name, found, error_msgs)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        if key in unexpected_keys:
-            unexpected_keys.remove(key)
+        for name in self.keywords.vectors:
+            if prefix + name in unexpected_keys:
+                unexpected_keys.remove(prefix + name)
 
-    def _take_weight(self, key: str, found: Tensor, error_msgs: list[str]) -> None:
-        """Use a weight that a state_dict holds."""
+    def _take(self, name: str, key: str, found: Tensor, error_msgs: list[str]) -> None:
+        """Use a class vector that a state_dict holds."""
         try:
-            values = read_class_vector("weight", found).values.detach().clone()
+            empty = self._form._replace(**{name: None})
+            values = getattr(empty.weighted(**{name: found}), name).detach().clone()
         except (TypeError, ValueError) as error:
             error_msgs.append(f"{key}: {error}")
             return
-        if self.weight is not None and not self._form.others_are_one:
-            if values.shape != self.weight.shape:
+        own = self._buffers[name]
+        if own is not None and name not in self._form.others_are_one:
+            if values.shape != own.shape:
                 error_msgs.append(
-                    f"{key} has {len(values)} values, but this loss's weight has "
-                    f"{len(self.weight)}: build the loss with as many classes"
+                    f"{key} has {len(values)} values, but this loss's {name} has "
+                    f"{len(own)}: build the loss with as many classes"
                 )
                 return
-            values = values.to(self.weight.device)
-        self.weight = values
-        self._form = self._form._replace(others_are_one=False)
-        self._shown["weight"] = values
+            values = values.to(own.device)
+        setattr(self, name, values)
+        padded = tuple(other for other in self._form.others_are_one if other != name)
+        self._form = self._form._replace(others_are_one=padded)
+        self._shown[name] = values
 
 
 def _brief(value: Any) -> str:

@@ -1,18 +1,22 @@
-"""The options that every loss takes: their names, defaults and limits, written once."""
+"""The options that every loss takes: their names, defaults and limits, written once.
+
+A family that means more by an option, or takes more of them, derives :class:`Options` and names
+what it takes in a :class:`Keywords` of its own.
+"""
 
 import inspect
 import math
 import operator
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields
-from typing import Any, Literal, TypedDict, get_type_hints
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, TypedDict, get_type_hints
 
 from torch import Tensor
 
 from steelyard.losses.vectors import PerClass, readable
 from steelyard.ops import ENGINES
 
-CHOICES: dict[str, tuple[Any, ...]] = {
+CHOICES: Mapping[str, tuple[Any, ...]] = {
     "reduction": ("mean", "sum", "none"),
     "mean_over": (None, "weight", "count"),
     "empty": ("zero", "nan"),
@@ -20,7 +24,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 # Names that users bring from elsewhere, and what they are called here.
-RENAMED = {
+RENAMED: Mapping[str, str] = {
     "alpha": "class weights are `weight`, one number per class (one number for all classes does "
     "nothing in a mean)",
     "class_weight": "class weights are `weight`",
@@ -73,11 +77,17 @@ class Options:
     empty: str = "zero"
     engine: str = "auto"
 
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = CHOICES
+
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
+        for name, choices in self.choices.items():
             if (given := getattr(self, name)) not in choices:
                 known = ", ".join(map(repr, choices))
                 raise ValueError(f"{name}={given!r} is not known: choose one of {known}")
+        self._check_ignore_index()
+        check_number("label_smoothing", self.label_smoothing, 0, 1)
+
+    def _check_ignore_index(self) -> None:
         try:
             operator.index(self.ignore_index)
         except TypeError:
@@ -85,7 +95,6 @@ class Options:
                 f"ignore_index={self.ignore_index!r} is not an integer: give a class index that "
                 "stands for positions to ignore, by default -100"
             ) from None
-        check_number("label_smoothing", self.label_smoothing, 0, 1)
 
     @property
     def smooths(self) -> bool:
@@ -93,27 +102,78 @@ class Options:
         return isinstance(self.label_smoothing, Tensor) or self.label_smoothing > 0
 
 
-OPTION_DEFAULTS: dict[str, Any] = {"weight": None} | {f.name: f.default for f in fields(Options)}
-CALL_DEFAULTS: dict[str, Any] = {"sample_weight": None, "denominator": None}
+@dataclass(frozen=True)
+class Keywords:
+    """The keywords that every loss of a family takes.
 
+    Attributes:
+        options: the class of those that are not tensors; it holds their defaults.
+        hints: a TypedDict of the types of them all, those of a call too.
+        vectors: those with one number per class, None by default, which a module keeps as buffers.
+        call: those that belong to one call of a loss, with their defaults.
+        renamed: names that users bring from elsewhere, and what they are called here.
+    """
 
-def refuse_unknown(given: Collection[str], public: Callable[..., Any]) -> None:
-    """Raise a TypeError that lists the keywords of a loss if one given is not among them."""
-    if CALL_DEFAULTS.keys() | OPTION_DEFAULTS.keys() >= set(given) and (
-        not isinstance(public, type) or CALL_DEFAULTS.keys().isdisjoint(given)
-    ):
-        return
-    parameters = inspect.signature(public).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY or p.default is not p.empty]
-    for keyword in given:
-        if keyword not in known:
-            hint = f": {RENAMED[keyword]}" if keyword in RENAMED else ""
-            if keyword in CALL_DEFAULTS:
-                hint = ": it belongs to the call, loss(logits, target, …)"
-            raise TypeError(
-                f"{public.__name__}() has no keyword {keyword!r}{hint}. "
-                f"Its keywords are {', '.join(known)}"
+    options: type[Options]
+    hints: type
+    vectors: tuple[str, ...] = ("weight",)
+    call: Mapping[str, Any] = field(
+        default_factory=lambda: {"sample_weight": None, "denominator": None}
+    )
+    renamed: Mapping[str, str] = field(default_factory=lambda: RENAMED)
+    defaults: Mapping[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        options = {option.name: option.default for option in fields(self.options)}
+        object.__setattr__(self, "defaults", dict.fromkeys(self.vectors) | options)
+
+    def read(
+        self, given: Mapping[str, Any], public: Callable[..., Any]
+    ) -> tuple[dict[str, Any], Options, dict[str, Any]]:
+        """Sort the keywords given to ``public`` into class vectors, options and those of a call.
+
+        Raises:
+            TypeError: a keyword that ``public`` does not take, or an option of the wrong type.
+            ValueError: an option outside its limits.
+        """
+        self.refuse_unknown(given, public)
+        rest = dict(given)
+        call = {name: rest.pop(name, default) for name, default in self.call.items()}
+        vectors = {name: rest.pop(name, None) for name in self.vectors}
+        return vectors, self.options(**rest), call
+
+    def refuse_unknown(self, given: Collection[str], public: Callable[..., Any]) -> None:
+        """Raise a TypeError that lists the keywords of a loss if one given is not among them."""
+        if self.call.keys() | self.defaults.keys() >= set(given) and (
+            not isinstance(public, type) or self.call.keys().isdisjoint(given)
+        ):
+            return
+        parameters = inspect.signature(public).parameters.values()
+        known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY or p.default is not p.empty]
+        for keyword in given:
+            if keyword not in known:
+                hint = f": {self.renamed[keyword]}" if keyword in self.renamed else ""
+                if keyword in self.call:
+                    hint = ": it belongs to the call, loss(logits, target, …)"
+                raise TypeError(
+                    f"{public.__name__}() has no keyword {keyword!r}{hint}. "
+                    f"Its keywords are {', '.join(known)}"
+                )
+
+    def spell_out(self, public: Callable[..., Any]) -> None:
+        """Show the keywords behind ``**options`` in the signature that ``help`` reads."""
+        more = self.defaults if isinstance(public, type) else {**self.defaults, **self.call}
+        signature = inspect.signature(public)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        hints = get_type_hints(self.hints)
+        own += [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name]
             )
+            for name, default in more.items()
+            if name not in signature.parameters
+        ]
+        public.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
 
 
 def check_number(
@@ -134,19 +194,3 @@ def check_number(
         start = f"{'(' if open_low or math.isinf(low) else '['}{low:g}"
         end = f"{high:g}{')' if math.isinf(high) else ']'}"
         raise ValueError(f"{name}={value!r} is not in {start}, {end}")
-
-
-def spell_out(public: Callable[..., Any]) -> None:
-    """Show the keywords behind ``**options`` in the signature that ``help`` and editors read."""
-    more = OPTION_DEFAULTS if isinstance(public, type) else OPTION_DEFAULTS | CALL_DEFAULTS
-    signature = inspect.signature(public)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    hints = get_type_hints(CallOptions)
-    own += [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name]
-        )
-        for name, default in more.items()
-        if name not in signature.parameters
-    ]
-    public.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
