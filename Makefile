@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO_OUT ?= demo-results
+DOCS_OUT ?= docs/_build/html
 
-.PHONY: demo test lint types layers check bench clean
+.PHONY: demo test lint types layers check docs bench clean
 
 .venv/demo: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Steelyard needs Python 3.11 or newer; name one with make PYTHON=python3.12")'
@@ -16,6 +17,10 @@ DEMO_OUT ?= demo-results
 
 .venv/dev: .venv/demo
 	$(INSTALL) --editable '.[all]' --group dev
+	touch $@
+
+.venv/docs: .venv/demo
+	$(INSTALL) --editable '.[all]' --group docs
 	touch $@
 
 .venv/bench: .venv/dev
@@ -40,8 +45,12 @@ layers: .venv/dev
 
 check: lint types layers test
 
+docs: .venv/docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs $(DOCS_OUT)
+	@echo "Written: $(DOCS_OUT)/index.html"
+
 bench: .venv/bench
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv $(DEMO_OUT) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv $(DEMO_OUT) docs/_build build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,121 @@
+"""How Sphinx makes the site: `make docs` writes it to docs/_build/html."""
+
+import importlib
+import re
+from pathlib import Path
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+import steelyard
+
+ROOT = Path(__file__).parent.parent
+
+project = "Steelyard"
+author = copyright = "The Steelyard developers"  # noqa: A001
+version = release = steelyard.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+exclude_patterns = ["_build"]
+smartquotes = False  # "mean" is what one types
+myst_heading_anchors = 3
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_use_type_comments = False
+maximum_signature_line_length = 60
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Reference", "notes_style")]
+
+# Every role in a docstring has to lead somewhere. Types in signatures do not: what torch and NumPy
+# document is on another host, and the site asks none.
+nitpicky = True
+nitpick_ignore_regex = [("py:class", r".*"), ("py:exc", r".*")]
+
+html_theme = "furo"
+html_title = f"Steelyard {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_last_updated_fmt = None
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#0068a3", "color-brand-content": "#0068a3"},
+    "dark_css_variables": {"color-brand-primary": "#6cc0f0", "color-brand-content": "#6cc0f0"},
+}
+
+
+class Public(SphinxDirective):
+    """``.. public:: steelyard.losses.softmax``: an entry for every name in its ``__all__``.
+
+    A loss that is added to its module has its entry without another line. What `steelyard` itself
+    exports is called by that name; ``:only: a b`` takes some names, ``:but: a b`` leaves some out.
+    """
+
+    required_arguments = 1
+    option_spec = {"only": str.split, "but": str.split}  # noqa: RUF012
+
+    def run(self) -> list[nodes.Node]:
+        """The entries, as autodoc writes them."""
+        module = importlib.import_module(self.arguments[0])
+        left_out = self.options.get("but", [])
+        lines = []
+        for name in self.options.get("only", module.__all__):
+            public = getattr(module, name)
+            if name in left_out or not callable(public):
+                continue
+            home = "steelyard" if name in steelyard.__all__ else module.__name__
+            lines += [f".. currentmodule:: {home}", ""]
+            if isinstance(public, type):
+                lines += [f".. autoclass:: {home}.{name}", "   :members:", ""]
+            else:
+                lines += [f".. autofunction:: {home}.{name}", ""]
+        node = nodes.Element()
+        source = StringList(lines, f"{module.__name__}.__all__")
+        self.state.nested_parse(source, self.content_offset, node)
+        return node.children
+
+
+def from_the_root(name: str, title: str | None) -> str:
+    """A file of the root, or one of its sections, with links that lead on from docs/."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    if title is not None:
+        _, found, text = text.partition(f"\n## {title}\n")
+        if not found:
+            raise ValueError(f"{name} has no section {title!r}")
+        text = text.partition("\n## ")[0]
+    text = re.sub(r"\]\(docs/", "](", text)
+    text = re.sub(r"\]\(examples/(\w+)\.py\)", r"](examples.md#\1)", text)
+    text = re.sub(r"\]\((CHANGELOG|CONTRIBUTING)\.md", lambda f: f"]({f[1].lower()}.md", text)
+    return text.replace("](examples)", "](examples.md)").replace("](docs)", "](index.md)")
+
+
+def put_in_what_stands_in_the_root(app: Sphinx, page: str, source: list[str]) -> None:
+    """Replace ``<!-- README.md: Title -->`` by that section, so that it is written once."""
+    text, count = re.subn(
+        r"<!-- (\w+\.md)(?:: (.+?))? -->", lambda f: from_the_root(f[1], f[2]), source[0]
+    )
+    if count:
+        papers = re.findall(r"^\[.+\]: https?://\S+$", from_the_root("README.md", None), re.M)
+        source[0] = text + "\n\n" + "\n".join(papers) + "\n"
+
+
+def leave_out_what_others_wrote(
+    app: Sphinx, kind: str, name: str, member: object, skip: bool, options: object
+) -> bool | None:
+    """Leave out what a base class in another library brings, such as skorch's metadata routing."""
+    home = getattr(member, "__module__", None) or "steelyard"
+    return None if home.startswith("steelyard") else True
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.add_directive("public", Public)
+    app.connect("source-read", put_in_what_stands_in_the_root)
+    app.connect("autodoc-skip-member", leave_out_what_others_wrote)

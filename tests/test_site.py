@@ -1,0 +1,110 @@
+"""The site builds without a warning, has an entry for every public name, and asks no other host."""
+
+import importlib
+import os
+import pkgutil
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import steelyard as sy
+from steelyard import integrations
+
+pytest.importorskip("sphinx")
+pytest.importorskip("furo")
+inventory = pytest.importorskip("sphinx.util.inventory")
+
+DOCS = Path(__file__).parent.parent / "docs"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+QUIET = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+QUIET += " --disable-sync --no-first-run"
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+PAGES = (
+    "index",
+    "guide",
+    "which-loss",
+    "compare",
+    "speed",
+    "api/softmax",
+    "api/compare",
+    "changelog",
+)
+ROOMS = [
+    "steelyard",
+    "steelyard.compare",
+    "steelyard.report",
+    *(
+        f"steelyard.integrations.{room.name}"
+        for room in pkgutil.iter_modules(integrations.__path__)
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` builds it: a warning, a dead link among them, is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [
+            *f"{sys.executable} -m sphinx --quiet --fail-on-warning --keep-going".split(),
+            DOCS,
+            folder,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(sy.__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def entries(site: Path) -> set[str]:
+    """The full names that the API reference has an entry for."""
+    with (site / "objects.inv").open("rb") as file:
+        found = inventory.InventoryFile.load(file, "", lambda base, path: path)
+    return {name for kind, names in found.items() if kind.startswith("py:") for name in names}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_name_has_an_entry_in_the_reference(entries, room):
+    module = importlib.import_module(room)
+    missing = [
+        name
+        for name in module.__all__
+        if callable(getattr(module, name)) and f"{room}.{name}" not in entries
+    ]
+    assert not missing, f"{room}: give {missing} an entry in docs/api/, by `.. public::` or by name"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_pages_fit_the_window_are_quiet_and_ask_no_other_host(site, size, scheme):
+    driver = pytest.importorskip("playwright.sync_api")
+    width, height = SIZES[size]
+    with driver.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=QUIET.split())
+        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        complaints = []
+        page.on("console", lambda said: complaints.append(f"{said.type}: {said.text}"))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("requestfailed", lambda asked: complaints.append(f"not there: {asked.url}"))
+        page.on("request", lambda asked: complaints.append(asked.url[:200]))
+        for name in PAGES:
+            page.goto((site / f"{name}.html").as_uri())
+            spill = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert spill <= 0, f"{name} scrolls sideways"
+            paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (paper == "rgb(255, 255, 255)") == (scheme == "light"), name
+            if folder := os.environ.get("STEELYARD_SCREENSHOTS"):
+                shot = Path(folder) / f"site-{name.replace('/', '-')}-{size}-{scheme}.png"
+                page.screenshot(path=shot)
+        browser.close()
+    assert [said for said in complaints if not said.startswith("file:")] == []
