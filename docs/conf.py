@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -55,16 +56,18 @@ class Public(SphinxDirective):
     """``.. public:: steelyard.losses.softmax``: an entry for every name in its ``__all__``.
 
     A loss that is added to its module has its entry without another line. What `steelyard` itself
-    exports is called by that name; ``:only: a b`` takes some names, ``:but: a b`` leaves some out.
+    exports is called by that name. ``:only: a b`` takes some names, ``:but: a b`` leaves some out,
+    and ``:inherited:`` shows what a class has from its bases too.
     """
 
     required_arguments = 1
-    option_spec = {"only": str.split, "but": str.split}  # noqa: RUF012
+    option_spec = {"only": str.split, "but": str.split, "inherited": directives.flag}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
         """The entries, as autodoc writes them."""
         module = importlib.import_module(self.arguments[0])
         left_out = self.options.get("but", [])
+        inherited = ["   :inherited-members: Module"] if "inherited" in self.options else []
         lines = []
         for name in self.options.get("only", module.__all__):
             public = getattr(module, name)
@@ -73,7 +76,7 @@ class Public(SphinxDirective):
             home = "steelyard" if name in steelyard.__all__ else module.__name__
             lines += [f".. currentmodule:: {home}", ""]
             if isinstance(public, type):
-                lines += [f".. autoclass:: {home}.{name}", "   :members:", ""]
+                lines += [f".. autoclass:: {home}.{name}", "   :members:", *inherited, ""]
             else:
                 lines += [f".. autofunction:: {home}.{name}", ""]
         node = nodes.Element()

@@ -70,7 +70,7 @@ class DeferredReweighting(nn.Module):
         sample_weight: Tensor | None = None,
         denominator: float | Tensor | None = None,
     ) -> Tensor:
-        """The loss in force; arguments and errors as for :meth:`Loss.forward`."""
+        """The loss in force; arguments and errors as for :meth:`SoftmaxLoss.forward`."""
         loss = cast("Tensor", self.current(logits, target, sample_weight, denominator))
         if not self.active:
             # A weight of the wrong length is refused now rather than in epoch ``start``.
@@ -78,7 +78,7 @@ class DeferredReweighting(nn.Module):
         return loss
 
     def denominator(self, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
-        """What the mean of the loss in force divides by; see :meth:`Loss.denominator`."""
+        """What the mean of the loss in force divides by; see :meth:`SoftmaxLoss.denominator`."""
         return self.current.denominator(target, sample_weight)
 
     def extra_repr(self) -> str:
