@@ -47,9 +47,33 @@ class TestClassCounts:
         assert list(counts) == [3, 0, 7]
         assert not counts.counts.requires_grad
 
+    @pytest.mark.parametrize(
+        "given",
+        [
+            [Decimal(3), Decimal("0.0"), Fraction(7)],
+            [np.int8(3), np.float32(0), np.longdouble(7)],
+            [torch.tensor(3), torch.tensor([0.0]), 7],
+            np.array([3, 0, 7.0], dtype=object),
+            np.array([3, 0, 7], dtype=np.longdouble),
+            torch.tensor([3, 0, 7]).to_sparse(),
+            pd.array([3, 0, 7], dtype="Int64"),
+            {"a": 3, "b": 0, "c": 7}.values(),
+        ],
+        ids=lambda given: type(given).__name__,
+    )
+    def test_whole_numbers_of_any_type_are_read(self, given):
+        assert list(ClassCounts(given)) == [3, 0, 7]
+
     def test_large_counts_stay_exact(self):
         large = 2**62 - 1
         assert list(ClassCounts([large, 1]) + ClassCounts([large, 0])) == [2 * large, 1]
+        most = ClassCounts([2**63 - 1, 2**63 - 1])  # a sum beyond 64 bits
+        assert most.counts.tolist() == [2**63 - 1] * 2
+        assert most.prior().tolist() == [0.5, 0.5]
+        assert class_weights(most).tolist() == [1, 1]
+        assert repr(most).startswith("ClassCounts: 2 classes, 18,446,744,073,709,551,614 counted")
+        with pytest.raises(ValueError, match="class 0 has 18446744073709551614, more than 64 bit"):
+            most + most
 
     def test_floats_beyond_float32_stay_exact(self):
         assert list(ClassCounts([float(2**24 + 1), 2.0])) == [2**24 + 1, 2]
@@ -141,8 +165,25 @@ class TestClassCounts:
             ("12", TypeError, "counts is a str; expected a tensor, array or list"),
             ({0: 1}, TypeError, "counts is a dict"),
             (3, TypeError, "counts is a int"),
-            (["a"], TypeError, "counts: expected one whole number per class"),
-            ([True, False], TypeError, "counts is torch.bool"),
+            (["a"], TypeError, "counts: class 0 has 'a', a str; expected one whole number per cl"),
+            ([True, False], TypeError, "counts: class 0 has True, a bool; expected one whole"),
+            (torch.tensor([True]), TypeError, "counts is torch.bool; expected whole numbers"),
+            (np.array([True]), TypeError, "counts: class 0 has True, a bool"),
+            ([1, None], TypeError, "counts: class 1 has None, a NoneType"),
+            (pd.Series([1, None], dtype="Int64"), TypeError, "counts: class 1 has <NA>"),
+            (pl.Series([1, None]), TypeError, "counts: class 1 has None"),
+            ([1j, 2], ValueError, "counts: class 0 has 1j; expected whole numbers"),
+            ([[1, 2]], TypeError, r"counts: class 0 has \[1, 2\], a list"),
+            ({1, 2}, TypeError, "counts is a set; expected a tensor, array or list"),
+            (np.array(3), ValueError, r"counts has shape \(\)"),
+            (pd.DataFrame({"n": [1, 2]}), ValueError, r"counts has shape \(2, 1\)"),
+            (torch.ones(2, device="meta"), TypeError, "counts is a tensor whose numbers cannot be"),
+            ([1, 2, 1e19], ValueError, r"counts: class 2 has 1e\+19, more than 64 bits hold \(92"),
+            ([1, 2**63], ValueError, "counts: class 1 has 9223372036854775808, more than 64 bits"),
+            ([10**400, 1], ValueError, "counts: class 0 has 10000.*, more than 64 bits hold"),
+            (np.array([2**63], np.uint64), ValueError, "class 0 has 9223372036854775808, more"),
+            (torch.tensor([2**63], dtype=torch.uint64), ValueError, "class 0 has 9223372036854775"),
+            (torch.tensor([1.0, 1e30]), ValueError, r"class 1 has 1\.0.*e\+30, more than 64 bits"),
         ],
     )
     def test_bad_counts(self, counts, error, text):
@@ -183,6 +224,12 @@ class TestClassCounts:
         assert lines[12] == "  … 980 classes not shown, counts from 10 to 989"
         assert lines[-1].split() == ["999", "999", "0.20%"]
 
+    @pytest.mark.parametrize("name", ["a\nb", "", " a", "\x1b[2J", "\ud800", "a\u202eb"])
+    def test_a_hostile_name_stays_in_its_line(self, name):
+        counts = ClassCounts([1, 2], names=[name, "b"])
+        assert repr(counts).splitlines()[2].split("  ")[1].strip() == f"0 {name!r}"
+        assert counts.names == (name, "b")
+
 
 class TestAsClassCounts:
     def test_a_dict_of_indices_leaves_missing_classes_at_zero(self):
@@ -214,6 +261,11 @@ class TestAsClassCounts:
             ({0.5: 3}, TypeError, "the key 0.5 is of type float; keys are all class indices"),
             ({0: 1, "a": 2}, TypeError, "the key 'a' is of type str"),
             ({"a": -1}, ValueError, "class 0 has -1"),
+            ({2**70: 3}, ValueError, "the key 1180591620717411303424 is too large to be"),
+            ({2**24: 3}, ValueError, "the key 16777216 is too large"),
+            ({0: 1, torch.tensor(0): 2}, ValueError, "has two counts for the class 0; add them up"),
+            (pd.Series([1, 2], ["a", "a"]), ValueError, "has two counts for the class 'a'"),
+            (pd.Series([1, 2], [1, 1]), ValueError, "has two counts for the class 1"),
         ],
     )
     def test_bad_input(self, given, error, text):
@@ -290,9 +342,10 @@ class TestClassWeights:
         assert class_weights([9, 1], "enet", dtype=torch.float64).tolist() == pytest.approx(
             expected
         )
-        # c = 1 with a tiny prior: ln(1 + π) by log1p
-        tiny = class_weights([10**15, 1], "enet", c=1, dtype=torch.float64)[1].item()
-        assert tiny == pytest.approx(10**15 + 1.5, rel=1e-12)
+        # c near 1 with a tiny prior: ln(c + π) by log1p
+        near = class_weights([10**15, 1], "enet", c=1 + 2**-40, dtype=torch.float64)[1].item()
+        x = 2**-40 + 1 / (10**15 + 1)
+        assert near == pytest.approx(1 / (x - x * x / 2), rel=1e-12)
 
     @pytest.mark.parametrize("scheme", SCHEMES)
     def test_absent_classes(self, scheme):
@@ -343,10 +396,16 @@ class TestClassWeights:
             ({"scheme": "effective", "beta": -0.1}, ValueError, "beta=-0.1; expected"),
             ({"scheme": "effective", "beta": float("nan")}, ValueError, "beta=nan; expected"),
             ({"scheme": "power", "power": -1}, ValueError, "power=-1.0; expected a finite number"),
-            ({"scheme": "enet", "c": 0.5}, ValueError, "c=0.5; expected a finite number ≥ 1"),
+            ({"scheme": "enet", "c": 0.5}, ValueError, "c=0.5; expected a finite number > 1"),
+            ({"scheme": "enet", "c": 1.0}, ValueError, "c=1.0; expected a finite number > 1:"),
+            ({"scheme": "enet", "c": 10**400}, TypeError, "is not a number"),
+            ({"scheme": "effective", "beta": "0.9"}, TypeError, "beta='0.9' is not a number"),
+            ({"scheme": "effective", "beta": False}, TypeError, "beta=False is not a number"),
+            ({"scheme": ["inverse"]}, ValueError, r"scheme=\['inverse'\]; expected one of"),
             ({"scheme": "median"}, ValueError, "'median' needs the support of each class"),
             ({"absent": "one"}, ValueError, "absent='one'; expected one of 'zero', 'max', 'raise'"),
             ({"dtype": torch.int64}, TypeError, "dtype=torch.int64; weights need a floating dtype"),
+            ({"dtype": np.float32}, TypeError, "float32'>; weights need a floating dtype such as"),
         ],
     )
     def test_bad_options(self, options, error, text):

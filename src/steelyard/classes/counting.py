@@ -8,10 +8,10 @@ from torch import Tensor
 
 from steelyard.classes.counts import ClassCounts
 from steelyard.classes.labels import LabelReader
+from steelyard.classes.numbers import LARGEST_CLASS
 from steelyard.classes.sources import Piece, pieces
 
 _BLOCK = 1 << 20  # elements counted at once
-_LARGEST_CLASS = 1 << 24  # without num_classes, a larger label is taken for a mistake
 
 
 def count_classes(
@@ -107,7 +107,7 @@ class _Tally:
                 return
             block = block.masked_fill(ignored, 0)
         low, high = map(int, block.aminmax())
-        limit = _LARGEST_CLASS if self._num_classes is None else self._num_classes
+        limit = LARGEST_CLASS if self._num_classes is None else self._num_classes
         if low < 0 or high >= limit:
             self._refuse(labels, piece, limit)
         self._grow_to(high + 1)

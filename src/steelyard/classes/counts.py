@@ -1,12 +1,14 @@
 """ClassCounts: how often each class occurs, exact and immutable."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from operator import index
+from operator import add, index
 from typing import Any, NamedTuple, NoReturn, TypeAlias, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from steelyard.classes.numbers import LARGEST_CLASS, whole_numbers
 
 # Arrays and columns of NumPy, pandas and polars are iterables too; none of the three is imported.
 ClassCountsLike: TypeAlias = "ClassCounts | Tensor | Iterable[int] | Mapping[Any, int]"
@@ -30,7 +32,7 @@ class ClassCounts:
 
     Args:
         counts: One whole number ≥ 0 per class, in the order of the class indices: tensor, array,
-            list or tuple of any integer type, or of floats without a fraction.
+            list or tuple of any integer type, or of numbers without a fraction; below 2**63.
         support: Per class, the number of elements (pixels, tokens) of those samples in which the
             class occurs, itself included. For plain labels it equals ``counts``. None: unknown.
         names: One distinct string per class. None: classes are known by their index alone.
@@ -42,8 +44,9 @@ class ClassCounts:
     """
 
     __slots__ = ("_counts", "_names", "_support")
-    _counts: Tensor  # int64 (C,), never handed out itself: it could be changed in place
-    _support: Tensor | None
+    # Python's integers: exact, and known to whoever traces the losses that read them.
+    _counts: tuple[int, ...]
+    _support: tuple[int, ...] | None
     _names: tuple[str, ...] | None
 
     def __init__(
@@ -52,7 +55,7 @@ class ClassCounts:
         support: Tensor | Iterable[int] | None = None,
         names: Iterable[str] | None = None,
     ) -> None:
-        checked = _whole_numbers(counts, "counts")
+        checked = whole_numbers(counts, "counts")
         set_once = object.__setattr__
         set_once(self, "_counts", checked)
         set_once(self, "_support", None if support is None else _checked_support(support, checked))
@@ -61,12 +64,12 @@ class ClassCounts:
     @property
     def counts(self) -> Tensor:
         """A new int64 tensor (C,) on the CPU."""
-        return self._counts.clone()
+        return torch.tensor(self._counts, device="cpu")
 
     @property
     def support(self) -> Tensor | None:
         """A new int64 tensor (C,) on the CPU, or None where it is unknown."""
-        return None if self._support is None else self._support.clone()
+        return None if self._support is None else torch.tensor(self._support, device="cpu")
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -81,7 +84,7 @@ class ClassCounts:
             ValueError: Every count is zero.
         """
         self._refuse_empty("imbalance_ratio")
-        return float(self._counts.max()) / float(self._counts[self._counts > 0].min())
+        return max(self._counts) / min(filter(None, self._counts))
 
     def prior(self) -> Tensor:
         """The share of each class: float64 (C,), summing to 1; 0 for an absent class.
@@ -90,7 +93,7 @@ class ClassCounts:
             ValueError: Every count is zero.
         """
         self._refuse_empty("prior()")
-        return self._counts.double() / self._counts.sum().double()
+        return self.counts.double() / sum(self._counts)
 
     def groups(self, many: int = 100, few: int = 20) -> ClassGroups:
         """Split the class indices into many-, medium- and few-shot classes.
@@ -149,17 +152,17 @@ class ClassCounts:
             )
         support = None
         if self._support is not None and other._support is not None:
-            support = self._support + other._support
-        return ClassCounts(self._counts + other._counts, support, _merged_names(self, other))
+            support = map(add, self._support, other._support)
+        return ClassCounts(map(add, self, other), support, _merged_names(self, other))
 
     def __radd__(self, other: object) -> "ClassCounts":
         return self if other == 0 else NotImplemented  # sum() starts from 0
 
     def __len__(self) -> int:
-        return self._counts.numel()
+        return len(self._counts)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._counts.tolist())
+        return iter(self._counts)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ClassCounts):
@@ -170,8 +173,7 @@ class ClassCounts:
         return hash(self._key())
 
     def _key(self) -> tuple[object, ...]:
-        support = None if self._support is None else tuple(self._support.tolist())
-        return tuple(self), support, self._names
+        return self._counts, self._support, self._names
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(
@@ -182,7 +184,7 @@ class ClassCounts:
         raise AttributeError(f"ClassCounts is immutable: {name!r} cannot be deleted")
 
     def __reduce__(self) -> tuple[type["ClassCounts"], tuple[object, ...]]:
-        return ClassCounts, (self._counts, self._support, self._names)
+        return ClassCounts, self._key()
 
     def __repr__(self) -> str:
         counts = list(self)
@@ -204,10 +206,10 @@ class ClassCounts:
         return "\n".join([head, *lines])
 
     def _label(self, c: int) -> str:
-        return str(c) if self._names is None else f"{c} {self._names[c]}"
+        return str(c) if self._names is None else f"{c} {_in_one_line(self._names[c])}"
 
     def _refuse_empty(self, what: str) -> None:
-        if not self._counts.any():
+        if not any(self._counts):
             raise ValueError(
                 f"all {len(self)} class counts are zero; {what} needs a class that occurs"
             )
@@ -230,7 +232,9 @@ def as_class_counts(class_counts: ClassCountsLike, num_classes: int | None = Non
     if not isinstance(class_counts, ClassCounts):
         # A Series of value_counts() is ordered by frequency: only its index says which is which.
         if hasattr(class_counts, "to_dict") and hasattr(class_counts, "index"):
-            class_counts = class_counts.to_dict()
+            series: Any = class_counts
+            _refuse_doubled(series.index)
+            class_counts = series.to_dict()
         if isinstance(class_counts, Mapping):
             class_counts = _from_mapping(class_counts, num_classes)
         else:
@@ -240,7 +244,7 @@ def as_class_counts(class_counts: ClassCountsLike, num_classes: int | None = Non
             f"class_counts has {_plural(len(class_counts), 'class', 'classes')}, expected "
             f"{num_classes}: one count per class, 0 for a class that does not occur"
         )
-    if not class_counts._counts.any():
+    if not any(class_counts):
         raise ValueError(
             f"class_counts: all {len(class_counts)} counts are zero; at least one class must occur"
         )
@@ -253,9 +257,24 @@ def _from_mapping(counts: Mapping[Any, int], num_classes: int | None) -> ClassCo
     if all(isinstance(key, str) for key in counts):
         names = sorted(counts)
         return ClassCounts([counts[name] for name in names], names=names)
-    by_index = {_class_index(key): value for key, value in counts.items()}
-    filled = range(max(num_classes or 0, max(by_index) + 1))
+    classes = [_class_index(key) for key in counts]
+    _refuse_doubled(classes)
+    if max(classes) >= max(LARGEST_CLASS, num_classes or 0):
+        raise ValueError(
+            f"class_counts: the key {max(classes)} is too large to be a class index; a dict "
+            f"fills up all the classes below its largest key"
+        )
+    by_index = dict(zip(classes, counts.values(), strict=True))
+    filled = range(max(num_classes or 0, max(classes) + 1))
     return ClassCounts([by_index.get(c, 0) for c in filled])
+
+
+def _refuse_doubled(classes: Iterable[Any]) -> None:
+    seen = set()
+    for c in classes:
+        if c in seen:
+            raise ValueError(f"class_counts has two counts for the class {c!r}; add them up first")
+        seen.add(c)
 
 
 def _class_index(key: object) -> int:
@@ -271,55 +290,18 @@ def _class_index(key: object) -> int:
     return c
 
 
-def _whole_numbers(values: Tensor | Iterable[int], what: str) -> Tensor:
-    """A new int64 tensor (C,) on the CPU with the values, checked."""
-    tensor = _read_numbers(values, what)
-    if tensor.dim() != 1 or tensor.numel() == 0:
-        raise ValueError(
-            f"{what} has shape {tuple(tensor.shape)}; expected one number per class, shape (C,)"
-        )
-    whole = tensor.isfinite() & (tensor == tensor.trunc()) & (tensor >= 0)
-    if not whole.all():
-        c = int(whole.logical_not().nonzero()[0])
-        raise ValueError(
-            f"{what}: class {c} has {tensor[c].item()}; expected whole numbers ≥ 0: how often each "
-            f"class occurs, not its share"
-        )
-    return tensor.to("cpu", torch.int64, copy=True)
-
-
-def _read_numbers(values: Tensor | Iterable[int], what: str) -> Tensor:
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Tensor | Iterable):
-        raise TypeError(
-            f"{what} is a {type(values).__name__}; expected a tensor, array or list with one whole "
-            f"number per class"
-        )
-    if not isinstance(values, Tensor):
-        listed: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
-        try:
-            exact = torch.float64 if any(isinstance(v, float) for v in listed) else None
-            values = torch.tensor(listed, dtype=exact if listed else torch.int64)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"{what}: expected one whole number per class; {error}") from error
-    if values.dtype == torch.bool or values.is_complex():
-        raise TypeError(f"{what} is {values.dtype}; expected whole numbers, one per class")
-    if not values.is_floating_point():
-        values = values.to(torch.int64)
-    return values.detach()
-
-
-def _checked_support(support: Tensor | Iterable[int], counts: Tensor) -> Tensor:
-    checked = _whole_numbers(support, "support")
+def _checked_support(support: Tensor | Iterable[int], counts: tuple[int, ...]) -> tuple[int, ...]:
+    checked = whole_numbers(support, "support")
     if len(checked) != len(counts):
         raise ValueError(
             f"support has {len(checked)} entries for {_plural(len(counts), 'class', 'classes')}"
         )
-    if (checked < counts).any():
-        c = int((checked < counts).nonzero()[0])
-        raise ValueError(
-            f"support: class {c} has {checked[c].item()}, fewer than its {counts[c].item()} own "
-            f"elements; support counts every element of the samples in which the class occurs"
-        )
+    for c, (number, own) in enumerate(zip(checked, counts, strict=True)):
+        if number < own:
+            raise ValueError(
+                f"support: class {c} has {number}, fewer than its {own} own elements; support "
+                f"counts every element of the samples in which the class occurs"
+            )
     return checked
 
 
@@ -356,6 +338,11 @@ def _ends(counts: list[int]) -> list[tuple[int, int]]:
     if len(numbered) <= _LISTED:
         return numbered
     return numbered[: _LISTED // 2] + numbered[-_LISTED // 2 :]
+
+
+def _in_one_line(name: str) -> str:
+    """A name as it is, or quoted where it would tear a table or not be seen."""
+    return name if name.isprintable() and name.strip() == name != "" else repr(name)
 
 
 def _plural(number: int, one: str, many: str) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ def class_weights(
         power: Exponent ≥ 0 of "power", which needs it.
         beta: β of "effective", in [0, 1); default 0.9999. 0 gives equal weights; the limit at 1
             is "inverse".
-        c: c of "enet", ≥ 1; default 1.02.
+        c: c of "enet", > 1; default 1.02.
         absent: The weight of a class that does not occur: "zero", "max" (the largest weight of a
             class that does), or "raise". It never takes part in a normalisation.
         dtype: Floating dtype of the result; the arithmetic is float64 whatever it is.
@@ -66,25 +66,24 @@ def class_weights(
     formula = _formula(scheme, {"power": power, "beta": beta, "c": c})
     if absent not in get_args(Absent):
         raise ValueError(f"absent={absent!r}; expected one of {_choices(get_args(Absent))}")
-    if not dtype.is_floating_point:
+    if not getattr(dtype, "is_floating_point", False):
         raise TypeError(f"dtype={dtype}; weights need a floating dtype such as torch.float32")
 
-    n = counts.counts
-    present = n > 0
-    if absent == "raise" and not present.all():
-        raise ValueError(_absent_text(counts, present))
-    weights = torch.zeros(len(counts), dtype=torch.float64)
-    weights[present] = formula(_Present.of(counts, present))
-    if absent == "max":
-        weights[~present] = weights.max()
-    result = weights.to(dtype)
-    if not result.isfinite().all():
+    # As Python's numbers: whoever traces a loss then knows how many classes occur.
+    occurs = [n > 0 for n in counts]
+    if absent == "raise" and not all(occurs):
+        raise ValueError(_absent_text(counts, occurs))
+    there = torch.tensor([c for c, present in enumerate(occurs) if present], device="cpu")
+    own = formula(_Present.of(counts, there))
+    rest = own.max() if absent == "max" else own.new_zeros(())
+    weights = rest.expand(len(counts)).index_copy(0, there, own)
+    if torch.finfo(dtype).max < 2**64 and weights.max() > torch.finfo(dtype).max:
         worst = int(weights.argmax())
         raise ValueError(
             f"the weight of class {worst} is {weights[worst].item():.6g}, too large for {dtype}; "
             f"ask for dtype=torch.float32 or torch.float64"
         )
-    return result
+    return weights.to(dtype)
 
 
 class _Present(NamedTuple):
@@ -94,11 +93,11 @@ class _Present(NamedTuple):
     support: Tensor | None
 
     @classmethod
-    def of(cls, counts: ClassCounts, present: Tensor) -> "_Present":
+    def of(cls, counts: ClassCounts, there: Tensor) -> "_Present":
         support = counts.support
         return cls(
-            n=counts.counts[present].double(),
-            support=None if support is None else support[present].double(),
+            n=counts.counts[there].double(),
+            support=None if support is None else support[there].double(),
         )
 
 
@@ -117,7 +116,7 @@ def _effective(classes: _Present, beta: float) -> Tensor:
     if not 0 <= beta < 1:
         raise ValueError(f"beta={beta}; expected 0 ≤ beta < 1 (its limit at 1 is scheme='inverse')")
     # 1 − β is exact near 1, and 1 − βⁿ = −expm1(n·ln β) keeps its digits where βⁿ rounds to 1.
-    rest = torch.tensor(1.0 - beta, dtype=torch.float64)
+    rest = classes.n.new_tensor(1.0 - beta)
     return _sum_to_count(rest / -torch.expm1(classes.n * torch.log1p(-rest)))
 
 
@@ -132,8 +131,8 @@ def _median(classes: _Present) -> Tensor:
 
 
 def _enet(classes: _Present, c: float) -> Tensor:
-    if not (math.isfinite(c) and c >= 1):
-        raise ValueError(f"c={c}; expected a finite number ≥ 1: below it a weight can be negative")
+    if not (math.isfinite(c) and c > 1):
+        raise ValueError(f"c={c}; expected a finite number > 1: it is what keeps a weight bounded")
     return 1.0 / torch.log1p((c - 1.0) + classes.n / classes.n.sum())
 
 
@@ -160,7 +159,7 @@ _SCHEMES: dict[str, _Scheme] = {
 
 def _formula(name: str, given: dict[str, float | None]) -> Callable[[_Present], Tensor]:
     """The scheme's formula with its parameter filled in."""
-    if name not in _SCHEMES:
+    if name not in tuple(_SCHEMES):
         raise ValueError(f"scheme={name!r}; expected one of {_choices(_SCHEMES)}")
     scheme = _SCHEMES[name]
     for parameter, value in given.items():
@@ -176,11 +175,20 @@ def _formula(name: str, given: dict[str, float | None]) -> Callable[[_Present], 
     value = scheme.default if chosen is None else chosen
     if value is None:
         raise ValueError(f"scheme={name!r} needs {scheme.parameter}, as in {scheme.parameter}=0.5")
-    return partial(scheme.formula, **{scheme.parameter: float(value)})
+    return partial(scheme.formula, **{scheme.parameter: _number(scheme.parameter, value)})
 
 
-def _absent_text(counts: ClassCounts, present: Tensor) -> str:
-    missing = (~present).nonzero().flatten().tolist()
+def _number(name: str, value: Any) -> float:
+    try:
+        if not isinstance(value, bool | str | bytes):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise TypeError(f"{name}={value!r} is not a number")
+
+
+def _absent_text(counts: ClassCounts, occurs: list[bool]) -> str:
+    missing = [c for c, present in enumerate(occurs) if not present]
     shown = [repr(counts.names[c]) if counts.names else str(c) for c in missing[:5]]
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     return (
