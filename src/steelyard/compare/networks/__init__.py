@@ -1,0 +1,1 @@
+"""Losses compared with the user's own network and loop."""

@@ -1,0 +1,268 @@
+"""One training as the user's loop sees it: four hooks, and everything behind them the library's.
+
+Hooks: `prepare` takes the network, `epochs` counts, `batches` loads, `step` steps. A training is
+a function of its seed: what each epoch draws is seeded anew from (seed, epoch), so a training
+that goes on from a checkpoint repeats one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+
+from steelyard.compare.networks.batches import moved, parted
+from steelyard.compare.networks.checkpoints import Checkpoint, read_state
+from steelyard.compare.networks.heads import with_cosine_head
+from steelyard.compare.networks.loading import Loader, Piece, Steps, balanced, shuffled
+from steelyard.compare.networks.losses import StepLoss
+from steelyard.compare.networks.methods import Method
+from steelyard.compare.networks.plan import Plan, Run
+from steelyard.compare.networks.ranks import Ranks
+from steelyard.compare.networks.streams import seed_everything, stream
+from steelyard.compare.study import StudyError
+
+Schedule = Callable[[int, int], float]
+
+
+class DivergedError(ValueError):
+    """The loss of a training became NaN or infinite."""
+
+
+class Trial:
+    """One training: a candidate with its hyper-parameters, on one seed.
+
+    Attributes:
+        seed: decides initial weights, order, augmentation and dropout.
+        draw: number of the hyper-parameter draw.
+        options: the hyper-parameters by name; "learning_rate" and "weight_decay" are also
+            attributes.
+        candidate: name of the candidate.
+        device: where to train.
+        loss: the candidate's loss: ``trial.loss(logits, target)``.
+        class_counts: (C,) positions of each class in the training rows.
+        train_set: the Dataset whose rows `rows` are trained on.
+        rows: numbers of the training rows.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        method: Method,
+        run: Run,
+        *,
+        train_set: Any,
+        rows: np.ndarray,
+        labels: np.ndarray | None,
+        counts: np.ndarray,
+        loader: Loader,
+        schedule: Schedule,
+        head: str | None = None,
+        ranks: Ranks | None = None,
+        checkpoint: Path | None = None,
+        fork: Path | None = None,
+        tick: Callable[[float], None] | None = None,
+    ) -> None:
+        self.plan, self.method, self.run = plan, method, run
+        self.seed, self.draw, self.candidate = run.seed, run.draw, method.name
+        self.options: Mapping[str, float] = dict(run.options)
+        self.learning_rate = run.options["learning_rate"]
+        self.weight_decay = run.options["weight_decay"]
+        self.device = plan.device
+        self.train_set, self.rows, self.class_counts = train_set, rows, counts
+        self.ranks = ranks or Ranks()
+        self.head = head
+        self._labels, self._loader, self._schedule = labels, loader, schedule
+        self._steps = Steps(plan.batch_size, plan.micro_batch, self.ranks.rank, self.ranks.number)
+        self.loss = StepLoss(
+            method,
+            run.options,
+            counts,
+            plan.deferral_epoch,
+            plan.ignore_index,
+            self.ranks,
+            -(-plan.batch_size // self.ranks.number),
+        )
+        self.loss.to(plan.device)
+        self.steps_per_epoch = self._steps.number(len(rows))
+        self.curve: list[float] = []
+        self._checkpoint = Checkpoint(checkpoint)
+        self._fork = fork
+        self._tick = tick
+        self._piece: Piece | None = None
+        self._epoch = -1
+        self._step = 0
+        self._parameters: list[nn.Parameter] = []
+        seed_everything(stream(run.seed, "initial"))
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Make a fresh network ready: its head, its device, mixed precision, DDP.
+
+        Args:
+            network: built inside `train`, so that its weights were drawn under the trial's seed.
+        """
+        if self.method.head == "cosine":
+            assert self.head is not None
+            with_cosine_head(network, self.head, stream(self.seed, "head"))
+        network.to(self.device)
+        if self.plan.precision == "bf16":
+            kind = torch.device(self.device).type
+            network.forward = torch.autocast(kind, torch.bfloat16)(network.forward)
+        if self.ranks.number > 1:
+            return DistributedDataParallel(network)
+        return network
+
+    def epochs(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[int]:
+        """The epochs that are still to be trained, from the last checkpoint on.
+
+        Args:
+            network: what `prepare` returned.
+            optimizer: over all that is trained.
+        """
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        plan = self.plan
+        for epoch in range(self._resumed(network, optimizer), plan.epochs):
+            self._begin(epoch)
+            network.train()
+            yield epoch
+            self._end(epoch)
+            done = epoch + 1
+            if self._fork is not None and done == plan.deferral_epoch and self.ranks.first:
+                self._checkpoint.save(self._state(network, optimizer, done), self._fork)
+            if done < plan.epochs and self._all_due():
+                if self.ranks.first:
+                    self._checkpoint.save(self._state(network, optimizer, done))
+                self.ranks.wait()
+            if self._tick is not None:
+                self._tick(done / plan.epochs)
+
+    def batches(self, epoch: int) -> Iterator[tuple[Any, Any]]:
+        """The (inputs, target) of an epoch, on the device; the same rows for every candidate.
+
+        Args:
+            epoch: as `epochs` gave it.
+        """
+        if epoch != self._epoch:
+            self._begin(epoch)
+        pieces = list(self._steps.pieces(self._order(epoch)))
+        loaded = self._loader([piece.rows for piece in pieces], epoch)
+        for piece, batch in zip(pieces, loaded, strict=True):
+            self._piece = piece
+            self.loss.stand_in = piece.stand_in
+            yield parted(moved(batch, self.device))
+        self._piece = None
+
+    def step(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Take the optimiser's step, once the step's last micro-batch has been walked back.
+
+        Gradients become those of one mean over micro-batches and ranks, are clipped if the study
+        says so, and the learning rate follows the study's schedule.
+
+        Returns:
+            Whether the optimiser stepped.
+        """
+        if self._piece is not None and not self._piece.ends_step:
+            return False
+        gradients = [
+            p.grad
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
+        factor = self.loss.factor()
+        if factor is not None and gradients:
+            torch._foreach_mul_(gradients, factor.to(gradients[0].device, gradients[0].dtype))
+        if self.plan.clip is not None:
+            clip_grad_norm_(
+                [p for group in optimizer.param_groups for p in group["params"]], self.plan.clip
+            )
+        share = self._schedule(self._step, self.steps_per_epoch * self.plan.epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * share
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self._step += 1
+        return True
+
+    def finish(self) -> None:
+        """Check that the training was the one that was asked for.
+
+        Raises:
+            StudyError: the loss was not used, or another number of steps was taken.
+        """
+        if not self.loss.calls and self._step == 0 and not self.curve:
+            raise StudyError(
+                f"the training of {self.candidate} never called trial.loss: every candidate would "
+                "be the same"
+            )
+        wanted = self.steps_per_epoch * self.plan.epochs
+        if self._step != wanted:
+            raise StudyError(
+                f"the training of {self.candidate} took {self._step} optimiser steps, and every "
+                f"candidate takes {wanted}: call trial.step(optimizer) after each backward, for "
+                "every batch of every epoch"
+            )
+        self._checkpoint.clear()
+
+    def _order(self, epoch: int) -> np.ndarray:
+        late = epoch >= self.plan.deferral_epoch
+        if self.method.sampling == "balanced" and (late or not self.method.deferred):
+            assert self._labels is not None
+            return balanced(self.rows, self._labels, self.seed, epoch)
+        return shuffled(self.rows, self.seed, epoch)
+
+    def _begin(self, epoch: int) -> None:
+        self._epoch = epoch
+        self.loss.set_epoch(epoch)
+        # Ranks drop out different units of what would otherwise be one batch.
+        seed_everything(stream(self.seed, "dropout", epoch, self.ranks.rank))
+
+    def _end(self, epoch: int) -> None:
+        mean = self.loss.mean_of_epoch()
+        if self.loss.calls and not math.isfinite(mean):
+            raise DivergedError(f"its loss was {mean:g} in epoch {epoch + 1}")
+        self.curve.append(mean)
+
+    def _all_due(self) -> bool:
+        return bool(self.ranks.from_first(self._checkpoint.due()))
+
+    def _state(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, epochs: int
+    ) -> dict[str, Any]:
+        loss = self.loss.module
+        return {
+            "network": bare(network).state_dict(),
+            "optimizer": optimizer.state_dict(),
+            # The library's losses are functions of their options.
+            "loss": loss.state_dict() if loss is not None and self.method.loss is not None else {},
+            "epochs": epochs,
+            "step": self._step,
+            "curve": list(self.curve),
+        }
+
+    def _resumed(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """The first epoch to train, after taking up what is kept: its own, or the fork's."""
+        state = self._checkpoint.load()
+        if state is None and self._fork is not None:
+            state = read_state(self._fork)
+        if state is None:
+            return 0
+        bare(network).load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        if state["loss"] and self.loss.module is not None:
+            self.loss.module.load_state_dict(state["loss"])
+        self._step, self.curve = state["step"], list(state["curve"])
+        return int(state["epochs"])
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network itself, out of DDP."""
+    return network.module if isinstance(network, DistributedDataParallel) else network

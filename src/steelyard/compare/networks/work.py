@@ -1,0 +1,219 @@
+"""One line of trainings from rows to predictions: what a process, here or elsewhere, does."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+from steelyard.compare.networks.evaluation import NotFiniteError, Predictions, predict
+from steelyard.compare.networks.heads import linear_head
+from steelyard.compare.networks.lines import Line
+from steelyard.compare.networks.methods import Method
+from steelyard.compare.networks.plan import Plan, Run
+from steelyard.compare.networks.problem import Part, Problem, Split
+from steelyard.compare.networks.ranks import Ranks
+from steelyard.compare.networks.streams import restored
+from steelyard.compare.networks.trial import DivergedError, Trial, bare
+from steelyard.compare.study import StudyError
+
+Tick = Callable[[Run, float], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is left of one training.
+
+    Attributes:
+        run: which.
+        status: "done" or "failed".
+        reason: why it failed.
+        curve: mean training loss of each epoch.
+        seconds: that it took.
+        validation: packed predictions of the validation rows.
+        test: packed predictions of the test rows; only a chosen draw's are ever looked at.
+        head: norms of the last layer's class vectors and its bias, where it is a linear one.
+    """
+
+    run: Run
+    status: Literal["done", "failed"]
+    reason: str | None
+    curve: tuple[float, ...]
+    seconds: float
+    validation: bytes | None = None
+    test: bytes | None = None
+    head: dict[str, list[float]] | None = None
+
+
+def run_line(
+    problem: Problem,
+    plan: Plan,
+    line: Line,
+    folder: Path | None,
+    ranks: Ranks | None = None,
+    tick: Tick | None = None,
+) -> Iterator[Outcome]:
+    """Train the runs of a line one after the other.
+
+    Args:
+        problem: the user's part.
+        plan: the options.
+        line: what to train.
+        folder: for checkpoints; None keeps them where they vanish with this process.
+        ranks: those that train together.
+        tick: told how far a run is.
+
+    Raises:
+        StudyError: something that would befall every run: data that cannot be loaded, a network
+            with the wrong number of classes, an error in the user's code.
+    """
+    ranks = ranks or Ranks()
+    split = problem.split(plan, line.seed)
+    with restored(), _place(folder, ranks) as place:
+        fork = place / f"{line.key}.fork.pt" if len(line.runs) > 1 else None
+        for run in line.runs:
+            yield _run(problem, plan, run, split, place, fork, ranks, tick)
+        if fork is not None and ranks.first:
+            fork.unlink(missing_ok=True)
+
+
+@contextmanager
+def _place(folder: Path | None, ranks: Ranks) -> Iterator[Path]:
+    if folder is not None:
+        yield folder
+        return
+    own = tempfile.mkdtemp(prefix="steelyard-") if ranks.first else None
+    place = Path(ranks.from_first(own))
+    try:
+        yield place
+    finally:
+        if ranks.first:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _run(
+    problem: Problem,
+    plan: Plan,
+    run: Run,
+    split: Split,
+    place: Path,
+    fork: Path | None,
+    ranks: Ranks,
+    tick: Tick | None,
+) -> Outcome:
+    begun = time.monotonic()
+    method = problem.method(run.method)
+    trial = new_trial(problem, plan, run, split, ranks, place / f"{run.key}.pt", fork, tick)
+    outcome = Outcome(run, "done", None, (), 0.0)
+    try:
+        network = _trained(problem, trial)
+
+        def said_of(part: Part, rows: np.ndarray) -> bytes:
+            return predictions(problem, plan, method, run, network, part, rows, ranks).packed()
+
+        outcome = replace(
+            outcome,
+            head=_head_of(network, problem.head, method),
+            validation=said_of(problem.validating, split.validation),
+            test=said_of(problem.testing, split.test),
+        )
+    except (DivergedError, NotFiniteError) as error:
+        outcome = replace(outcome, status="failed", reason=f"the training diverged: {error}")
+    if ranks.first:
+        (place / f"{run.key}.pt").unlink(missing_ok=True)
+    return replace(outcome, curve=tuple(trial.curve), seconds=time.monotonic() - begun)
+
+
+def new_trial(
+    problem: Problem,
+    plan: Plan,
+    run: Run,
+    split: Split,
+    ranks: Ranks,
+    checkpoint: Path | None = None,
+    fork: Path | None = None,
+    tick: Tick | None = None,
+) -> Trial:
+    """A trial, ready for the user's loop."""
+    method = problem.method(run.method)
+    return Trial(
+        plan,
+        method,
+        run,
+        train_set=problem.training.dataset,
+        rows=split.train,
+        labels=problem.labels(problem.training, split.train),
+        counts=problem.training.targets.counts(split.train),
+        loader=problem.loader(problem.training, run.seed, pin=plan.device.startswith("cuda")),
+        schedule=problem.schedule,
+        head=problem.head,
+        ranks=ranks,
+        checkpoint=checkpoint,
+        fork=fork,
+        tick=None if tick is None else lambda share: tick(run, share),
+    )
+
+
+def predictions(
+    problem: Problem,
+    plan: Plan,
+    method: Method,
+    run: Run,
+    network: nn.Module,
+    part: Part,
+    rows: np.ndarray,
+    ranks: Ranks,
+) -> Predictions:
+    """What a trained network says of some rows of a part."""
+    return predict(
+        bare(network),
+        problem.loader(part, run.seed),
+        rows,
+        part.targets.kind,
+        problem.classes,
+        batch_size=plan.micro_batch or -(-plan.batch_size // ranks.number),
+        device=plan.device,
+        ranks=ranks,
+        ignore_index=plan.ignore_index,
+        # No decision changes, but cosines are in [−1, 1]: probabilities need training's scale.
+        scale=run.options.get("scale", 1.0) if method.head == "cosine" else 1.0,
+    )
+
+
+def _trained(problem: Problem, trial: Trial) -> nn.Module:
+    """The user's loop, its errors in one sentence."""
+    try:
+        network = problem.train(trial)
+        trial.finish()
+    except (StudyError, DivergedError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise StudyError(
+            f"the training of {trial.candidate} (seed {trial.seed}, draw {trial.draw}) failed: "
+            f"{type(error).__name__}: {text}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise StudyError(
+            f"train returned a {type(network).__name__}; expected the trained network, which the "
+            "library scores"
+        )
+    return network
+
+
+def _head_of(network: nn.Module, path: str | None, method: Method) -> dict[str, list[float]] | None:
+    if path is None or method.head != "linear":
+        return None
+    head = linear_head(bare(network), path)
+    weight = head.weight.detach().double().cpu()
+    bias: Any = head.bias  # None where the layer was built without
+    values = [0.0] * len(weight) if bias is None else bias.detach().double().cpu().tolist()
+    return {"norms": weight.norm(dim=1).tolist(), "bias": values}
