@@ -176,7 +176,7 @@ def test_batches_and_outputs_of_every_form():
     assert logits_of(z.movedim(-1, 1), tokens, 3).shape == (2, 3, 5)
     with pytest.raises(StudyError, match="the network gives 4 logits for each position"):
         logits_of(torch.zeros(2, 4), y, 3)
-    with pytest.raises(StudyError, match="expected logits, or an output with .logits"):
+    with pytest.raises(StudyError, match="expected logits, or an output"):
         logits_of("no", y, 3)
     with pytest.raises(StudyError, match=r"of shape \(3, 3\) for targets of shape \(2,\)"):
         logits_of(torch.zeros(3, 3), y, 3)
