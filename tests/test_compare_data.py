@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from steelyard.compare.data import from_any, from_arrays, load, load_digits
-from steelyard.compare.prepare import prepare, split_rows
+from steelyard.compare.prepare import Split, prepare, split_rows
 from steelyard.compare.study import StudyError
 
 
@@ -141,7 +141,7 @@ def test_columns_of_lists_are_left_out_and_said():
     table = pl.DataFrame({"a": range(6), "bag": [[1], [2]] * 3})
     data = from_any(table, [0, 1] * 3)
     assert data.columns == 1
-    assert data.notes == ("Columns that hold lists or objects were left out: bag.",)
+    assert data.notes == ("Columns that hold lists, bytes or objects were left out: bag.",)
 
 
 REFUSED_TABLES = {
@@ -245,3 +245,129 @@ def test_changing_test_rows_does_not_change_what_training_sees():
     np.testing.assert_array_equal(a.train.features, b.train.features)
     np.testing.assert_array_equal(a.validation.features, b.validation.features)
     assert not np.array_equal(a.test.features, b.test.features)
+
+
+def offsets(n=200):
+    """Small numbers with signal and noise, and the same numbers far from zero."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 3
+    near = np.stack([10 * labels, rng.integers(0, 50, n)], 1)
+    return near, labels
+
+
+@pytest.mark.parametrize("offset", [1_700_000_000, 1_700_000_000_000_000_000, -(2**62), 2**40])
+def test_numbers_far_from_zero_are_read_as_those_near_zero(tmp_path, offset):
+    near, labels = offsets()
+    expected = prepare(from_any(near, labels), 0, 0.2, 0.2)
+    far = near + offset
+    frame = pl.DataFrame({"a": far[:, 0], "b": far[:, 1]})
+    frame.with_columns(y=labels).write_csv(tmp_path / "a.csv")
+    frame.with_columns(y=labels).write_parquet(tmp_path / "a.parquet")
+    np.savez(tmp_path / "a.npz", X=far, y=labels)
+    tables = [
+        from_any(far, labels),
+        from_any(torch.tensor(far), labels),
+        from_any(frame.to_pandas(), labels),
+        from_any(frame.cast(pl.String), labels),
+        load(tmp_path / "a.csv", "y"),
+        load(tmp_path / "a.parquet", "y"),
+        load(tmp_path / "a.npz"),
+    ]
+    if abs(offset) < 2**52:
+        tables.append(from_any(far.astype(np.float64), labels))
+    for data in tables:
+        part = prepare(data, 0, 0.2, 0.2)
+        for ours, plain in zip(
+            (part.train, part.validation, part.test),
+            (expected.train, expected.validation, expected.test),
+            strict=True,
+        ):
+            np.testing.assert_allclose(ours.features, plain.features, rtol=0, atol=1e-6)
+
+
+def test_unsigned_numbers_beyond_int64_keep_their_differences():
+    near, labels = offsets()
+    far = near.astype(np.uint64) + np.uint64(2**64 - 1000)
+    ours, plain = (prepare(from_any(x, labels), 0, 0.2, 0.2) for x in (far, near))
+    np.testing.assert_allclose(ours.train.features, plain.train.features, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e-30, 1e30, 1e300])
+def test_the_unit_of_a_column_changes_nothing(factor):
+    near, labels = offsets()
+    near = near + 0.5
+    ours, plain = (prepare(from_any(x, labels), 0, 0.2, 0.2) for x in (near * factor, near))
+    np.testing.assert_allclose(ours.train.features, plain.train.features, rtol=0, atol=1e-6)
+
+
+def test_an_outlier_as_large_as_numbers_go_changes_no_other_row():
+    near, labels = offsets()
+    data = from_any(near, labels)
+    test_row = split_rows(data, 0, 0.2, 0.2).test[0]
+    wild = near.astype(np.float64)
+    wild[test_row, 1] = -1.7e308
+    ours, plain = (prepare(d, 0, 0.2, 0.2) for d in (from_any(wild, labels), data))
+    np.testing.assert_array_equal(ours.train.features, plain.train.features)
+    np.testing.assert_array_equal(ours.test.features[1:], plain.test.features[1:])
+    assert ours.test.features[0].tolist() == pytest.approx([plain.test.features[0, 0], -3])
+
+
+def test_seconds_of_a_date_are_seen():
+    _, labels = offsets()
+    start = dt.datetime(2024, 1, 1, 12)
+    moments = [start + dt.timedelta(seconds=10 * int(c)) for c in labels]
+    for column in (moments, [f"{m:%m/%d/%Y %H:%M:%S}" for m in moments]):
+        part = prepare(from_any(pl.DataFrame({"when": column}), labels), 0, 0.2, 0.2)
+        for c in range(3):
+            assert len(np.unique(part.train.features[part.train.labels == c], axis=0)) == 1
+        assert len(np.unique(part.train.features, axis=0)) == 3
+
+
+def test_numbers_keep_no_more_digits_than_they_have():
+    labels = [0, 1] * 5
+    for kind in (np.float32, np.int16, np.uint8, bool, np.float16):
+        assert from_any(np.eye(10).astype(kind), labels).numbers.dtype == np.float32
+    for kind in (np.float64, np.int32, np.int64):
+        assert from_any(np.eye(10).astype(kind), labels).numbers.dtype == np.float64
+
+
+def test_a_column_that_is_empty_takes_nothing_away(tmp_path):
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=40), [0, 1] * 20
+    plain = prepare(from_any(pl.DataFrame({"x": x}), labels), 0, 0.2, 0.2)
+    for empty in (pl.Series([None] * 40), pl.Series([None] * 40, dtype=pl.String)):
+        part = prepare(from_any(pl.DataFrame({"x": x, "e": empty}), labels), 0, 0.2, 0.2)
+        np.testing.assert_array_equal(part.train.features, plain.train.features)
+        np.testing.assert_array_equal(part.test.features, plain.test.features)
+
+
+@pytest.mark.parametrize("validation", [0.01, 0.2, 0.45, 0.59])
+@pytest.mark.parametrize("test", [0.01, 0.2, 0.4, 0.9])
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 9])
+def test_splits_are_disjoint_and_sensible_whatever_the_shares(n, test, validation):
+    labels = np.array([0] * 30 + [1] * n)
+    data = from_arrays(np.arange(30.0 + n)[:, None], labels, name="x", target="y")
+    split = split_rows(data, 0, validation, test)
+    everything = np.concatenate([split.train, split.validation, split.test])
+    assert sorted(everything) == list(range(30 + n))
+    rare = [int((labels[rows] == 1).sum()) for rows in (split.train, split.validation, split.test)]
+    assert rare[0] >= 1
+    assert rare[2] >= 1
+    assert rare[1] >= (n > 2)
+    if n < 4:
+        assert rare == [1, n - 2, 1]
+
+
+def test_a_row_in_two_splits_is_never_passed_over():
+    rows = [np.array([0, 1]), np.array([2]), np.array([3])]
+    for place in range(3):
+        broken = list(rows)
+        broken[place] = np.append(broken[place], rows[place - 1][0])
+        with pytest.raises(AssertionError, match="a row is in two splits"):
+            Split(*broken)
+
+
+def test_two_rows_of_every_class_leave_none_to_choose_by():
+    data = from_any(np.arange(6.0)[:, None], [0, 1, 2] * 2)
+    with pytest.raises(StudyError, match="no class has a third row: one trains, one tests"):
+        prepare(data, 0, 0.2, 0.2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,12 +9,27 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
+import torch
 
+from steelyard.compare.files import (
+    MISSING,
+    existing,
+    file_digest,
+    first_line,
+    is_arrays,
+    read_arrays,
+    read_table,
+    scan_table,
+    unreadable,
+)
+from steelyard.compare.labels import encode, label_series, target_column
 from steelyard.compare.study import StudyError
 
-MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "?"]
 DIGITS_RATIO = 50.0
-_READERS = ".csv, .tsv, .parquet or .npz"
+_EXACT = 2**53  # beyond it float64 skips whole numbers
+# Every value of these is a float32 too; all others are kept in float64.
+_NARROW = (pl.Float32, pl.Int8, pl.Int16, pl.UInt8, pl.UInt16)
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,8 @@ class Data:
 
     Attributes:
         name: where the rows come from.
-        numbers: (N, d) float32, the numeric columns; NaN is a missing value.
+        numbers: (N, d) the numeric columns, in float32 where that changes no value and else in
+            float64: epoch seconds differ only beyond the digits of float32. NaN is a missing value.
         rest: the other columns (text, categories, dates), or None.
         labels: (N,) int64, positions in `classes`.
         classes: names of the classes, in order.
@@ -84,43 +99,53 @@ def load(path: str | Path, target: str | None = None) -> Data:
     Raises:
         StudyError: the file cannot be read, or is no classification problem.
     """
-    path = _existing(path)
-    if path.suffix == ".npz":
-        features, labels = _read_npz(path, target or "y")
+    path = existing(path)
+    if is_arrays(path):
+        features, labels = read_arrays(path, "X", target or "y")
         data = from_arrays(features, labels, name=path.name, target=target or "y")
     else:
-        frame = _read_table(path)
-        labels_column = _target_column(frame.columns, target)
+        frame = read_table(path)
+        labels_column = target_column(frame.columns, target)
         data = from_frame(
-            frame.drop(labels_column), frame[labels_column], name=path.name, target=labels_column
+            frame.drop(cs.by_name(labels_column)),
+            frame.select(cs.by_name(labels_column)).to_series(),
+            name=path.name,
+            target=labels_column,
         )
-    return replace(data, digest=_file_digest(path))
+    try:
+        return replace(data, digest=file_digest(path))
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def from_any(features: Any, labels: Any, name: str = "arrays") -> Data:
     """Data from what a notebook holds: NumPy, pandas, polars, tensors, lists."""
-    target = getattr(labels, "name", None) or "y"
+    target = str(getattr(labels, "name", None) or "y")
     if type(features).__module__.startswith("pandas"):
-        features = pl.from_pandas(features)
+        try:
+            features = pl.from_pandas(features)
+        except Exception as error:  # pyarrow, pandas and polars each have errors of their own
+            raise StudyError(f"X could not be read: {first_line(error)}") from error
     if isinstance(features, pl.DataFrame):
-        series = labels if isinstance(labels, pl.Series) else pl.Series(str(target), _array(labels))
-        return from_frame(features, series, name=name, target=str(target))
-    return from_arrays(_array(features), _array(labels), name=name, target=str(target))
+        if not isinstance(labels, pl.Series):
+            labels = label_series(_array(labels, target), target)
+        return from_frame(features, labels, name=name, target=target)
+    return from_arrays(_array(features, "X"), _array(labels, target), name=name, target=target)
 
 
 def from_arrays(features: np.ndarray, labels: np.ndarray, *, name: str, target: str) -> Data:
-    """Data from an array of features (N, …) and one of labels (N,)."""
-    if len(features) != len(labels) or labels.ndim != 1:
+    """Data from an array of features (N, …) and one of labels (N,) or (N, 1)."""
+    if not features.ndim or not labels.ndim or len(features) != len(labels):
         raise StudyError(
             f"X has shape {features.shape} and {target} has shape {labels.shape}; "
             "expected one label for each row of X"
         )
     if features.dtype.kind not in "biuf":
         raise StudyError(f"X holds {features.dtype} values; expected numbers (or pass a DataFrame)")
-    codes, classes = _encode(pl.Series(target, labels), target)
-    numbers = np.ascontiguousarray(features.reshape(len(features), -1), dtype=np.float32)
+    codes, classes = encode(label_series(labels, target), target)
     digest = hashlib.sha256(np.ascontiguousarray(features).tobytes())
     digest.update(np.ascontiguousarray(codes).tobytes())
+    numbers = _array_of_numbers(features.reshape(len(features), -1))
     return _checked(name, numbers, None, codes, classes, target, digest.hexdigest(), ())
 
 
@@ -131,177 +156,93 @@ def from_frame(features: pl.DataFrame, labels: pl.Series, *, name: str, target: 
             f"X has {features.height} rows and {target} has {len(labels)}; "
             "expected one label for each row"
         )
-    codes, classes = _encode(labels, target)
+    codes, classes = encode(labels, target)
     frame, notes = _usable(features)
     digest = hashlib.sha256(frame.hash_rows(seed=1).to_numpy().tobytes())
     digest.update(codes.tobytes())
-    numeric = [column for column, kind in frame.schema.items() if kind.is_numeric()]
-    numbers = frame.select(pl.col(numeric).cast(pl.Float32)).to_numpy()
-    if not numeric:
-        numbers = np.empty((frame.height, 0), dtype=np.float32)
-    rest = frame.drop(numeric)
+    numbers = _columns_of_numbers(frame.select(cs.numeric()), frame.height)
+    rest = frame.drop(cs.numeric())
     rest_or_none = rest if rest.width else None
     return _checked(name, numbers, rest_or_none, codes, classes, target, digest.hexdigest(), notes)
 
 
 def count_column(path: str | Path, target: str | None) -> dict[str, int]:
     """Rows of each class, read as a stream: the file may be larger than memory."""
-    path = _existing(path)
-    if path.suffix == ".npz":
-        _, labels = _read_npz(path, target or "y")
-        column = pl.Series(target or "y", labels)
-        return _tally(column.to_frame().lazy(), column.name)
-    lazy = _scan_table(path)
-    return _tally(lazy, _target_column(lazy.collect_schema().names(), target))
-
-
-def _tally(lazy: pl.LazyFrame, target: str) -> dict[str, int]:
+    path = existing(path)
+    if is_arrays(path):
+        target = target or "y"
+        (labels,) = read_arrays(path, target)
+        lazy = label_series(labels, target).to_frame().lazy()
+    else:
+        lazy = scan_table(path)
+        target = target_column(lazy.collect_schema().names(), target)
     try:
-        table = lazy.group_by(target).len(name="__rows__").collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
-        raise StudyError(f"column {target!r} could not be read: {_first_line(error)}") from error
-    codes, classes = _encode(table[target], target, rows=table["__rows__"])
+        column = lazy.select(cs.by_name(target)).rename({target: "label"})  # "*" is a name too
+        table = column.group_by("label").len(name="rows").collect(engine="streaming")
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise StudyError(f"column {target!r} could not be read: {first_line(error)}") from error
+    codes, classes = encode(table["label"], target, rows=table["rows"])
     rows = np.zeros(len(classes), dtype=np.int64)
-    rows[codes] = table["__rows__"].to_numpy()
+    np.add.at(rows, codes, table["rows"].to_numpy())
     return dict(zip(classes, rows.tolist(), strict=True))
 
 
-def _existing(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.exists():
-        raise StudyError(f"there is no file {str(path)!r}")
-    if path.is_dir():
-        raise StudyError(f"{str(path)!r} is a folder; name a {_READERS} file")
-    if path.suffix not in (".csv", ".tsv", ".parquet", ".npz"):
-        raise StudyError(f"{path.name!r} is of no known kind; name a {_READERS} file")
-    if path.stat().st_size == 0:
-        raise StudyError(f"{path.name!r} is empty")
-    return path
+def _array_of_numbers(features: np.ndarray) -> np.ndarray:
+    """Numbers (N, d), in float32 where that changes no value."""
+    if features.dtype.kind in "iu" and features.size and _beyond(features.min(), features.max()):
+        return _columns_of_numbers(pl.from_numpy(features, orient="row"), len(features))
+    narrow = np.can_cast(features.dtype, np.float32)
+    return np.ascontiguousarray(features, dtype=np.float32 if narrow else np.float64)
 
 
-def _scan_table(path: Path) -> pl.LazyFrame:
-    try:
-        if path.suffix == ".parquet":
-            lazy = pl.scan_parquet(path)
-        else:
-            lazy = pl.scan_csv(
-                path,
-                separator=_separator(path),
-                null_values=MISSING,
-                infer_schema_length=10_000,
-                try_parse_dates=True,
-            )
-        lazy.collect_schema()
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path.name!r} could not be read: {_first_line(error)}") from error
-    return lazy
+def _columns_of_numbers(frame: pl.DataFrame, rows: int) -> np.ndarray:
+    """Numeric columns as numbers (N, d), in float32 where that changes no value."""
+    if not frame.width:
+        return np.empty((rows, 0), dtype=np.float32)
+    narrow = all(kind in _NARROW for kind in frame.dtypes)
+    columns = [_without_offset(column) for column in frame]
+    return pl.DataFrame(columns).cast(pl.Float32 if narrow else pl.Float64).to_numpy()
 
 
-def _read_table(path: Path) -> pl.DataFrame:
-    try:
-        if path.suffix == ".parquet":
-            frame = pl.read_parquet(path)
-        else:
-            frame = pl.read_csv(
-                path,
-                separator=_separator(path),
-                null_values=MISSING,
-                infer_schema_length=None,
-                try_parse_dates=True,
-            )
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path.name!r} could not be read: {_first_line(error)}") from error
-    if frame.is_empty():
-        raise StudyError(f"{path.name!r} has column names but no rows")
-    return frame
+def _without_offset(column: pl.Series) -> pl.Series:
+    """Whole numbers too large for float64, such as epoch nanoseconds, counted from the least."""
+    low, high = (column.min(), column.max()) if column.dtype.is_integer() else (None, None)
+    if low is None or not _beyond(low, high):
+        return column
+    return column.cast(pl.Int128) - pl.Series([low], dtype=pl.Int128)
 
 
-def _separator(path: Path) -> str:
-    if path.suffix == ".tsv":
-        return "\t"
-    with path.open("rb") as file:
-        header = file.readline()
-    return ";" if header.count(b";") > header.count(b",") else ","
-
-
-def _read_npz(path: Path, target: str) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = [key for key in ("X", target) if key not in arrays]
-            if missing:
-                raise StudyError(
-                    f"{path.name!r} holds {', '.join(arrays.files) or 'nothing'}; expected X and "
-                    f"{target}"
-                )
-            return arrays["X"], arrays[target]
-    except (OSError, EOFError, ValueError) as error:
-        if isinstance(error, StudyError):
-            raise
-        raise StudyError(f"{path.name!r} could not be read: {_first_line(error)}") from error
-
-
-def _target_column(columns: list[str], target: str | None) -> str:
-    shown = ", ".join(columns[:12]) + (", …" if len(columns) > 12 else "")
-    if target is None:
-        raise StudyError(f"say which column holds the classes: --target COLUMN (one of: {shown})")
-    if target not in columns:
-        near = difflib.get_close_matches(target, columns, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise StudyError(f"there is no column {target!r} (columns: {shown}){hint}")
-    return target
-
-
-def _encode(
-    labels: pl.Series, target: str, rows: pl.Series | None = None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as positions (N,) int64 in the sorted classes, and the classes' names."""
-    missing = labels.is_null()
-    if labels.dtype.is_float():
-        missing = missing | labels.is_nan().fill_null(True)
-    if missing.any():
-        number = int(missing.sum() if rows is None else rows.filter(missing).sum())
-        place = int(missing.to_numpy().argmax())
-        where = "" if rows is not None else f", the first in row {place + 1}"
-        plural = "label is" if number == 1 else "labels are"
-        raise StudyError(
-            f"{number:,} {plural} missing in {target!r}{where}; drop those rows or fill them in"
-        )
-    if labels.dtype.is_float():
-        labels = _whole(labels, target)
-    elif not (labels.dtype.is_integer() or labels.dtype.is_temporal()):
-        labels = labels.cast(pl.String)
-    classes = labels.unique().sort()
-    if len(classes) < 2:
-        only = f"only the class {classes[0]!r}" if len(classes) else "no rows"
-        raise StudyError(f"{target!r} holds {only}; a comparison needs two classes or more")
-    order = pl.DataFrame({"label": classes, "code": np.arange(len(classes))})
-    codes = labels.to_frame("label").join(order, on="label", how="left", maintain_order="left")
-    return codes["code"].to_numpy().astype(np.int64), tuple(str(c) for c in classes)
-
-
-def _whole(labels: pl.Series, target: str) -> pl.Series:
-    fractional = labels.filter((labels % 1 != 0) | labels.is_infinite())
-    if len(fractional):
-        raise StudyError(
-            f"{target!r} holds numbers such as {fractional[0]:g}, not classes; "
-            "cut them into classes first, or name another column"
-        )
-    return labels.cast(pl.Int64)
+def _beyond(low: Any, high: Any) -> bool:
+    return max(-int(low), int(high)) > _EXACT
 
 
 def _usable(frame: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """The table with only numbers, text, categories and dates in it, and what was left out."""
     notes = []
-    nested = [c for c, kind in frame.schema.items() if kind.is_nested() or kind == pl.Object]
-    if nested:
-        notes.append(f"Columns that hold lists or objects were left out: {', '.join(nested)}.")
-    frame = frame.drop(nested).with_columns(
+    opaque = frame.select(cs.nested() | cs.binary() | cs.object())
+    if opaque.width:
+        names = ", ".join(opaque.columns)
+        notes.append(f"Columns that hold lists, bytes or objects were left out: {names}.")
+    frame = frame.drop(cs.nested() | cs.binary() | cs.object())
+    # By place: polars takes a name such as "^y$" for a pattern, and the encoders choke on a NUL.
+    frame.columns = [str(place) for place in range(frame.width)]
+    frame = frame.with_columns(
         pl.col(pl.Boolean).cast(pl.UInt8),
         pl.col(pl.Decimal).cast(pl.Float64),
-        pl.col(pl.Duration).dt.total_seconds(),
-        pl.col(pl.Time).cast(pl.Int64),
+        pl.col(pl.Duration, pl.Time).to_physical(),
     )
-    return frame, tuple(notes)
+    return frame.with_columns(map(_numbers_in_text, frame.select(pl.col(pl.String)))), tuple(notes)
+
+
+def _numbers_in_text(column: pl.Series) -> pl.Series:
+    """Text that is a number wherever it is not missing, as numbers; other text as it is."""
+    text = column.str.strip_chars()
+    missing = text.is_null() | text.is_in(MISSING)
+    for kind in (pl.Int128, pl.Float64):
+        numbers = text.cast(kind, strict=False)
+        if (numbers.is_not_null() | missing).all():
+            return numbers
+    return column
 
 
 def _checked(
@@ -344,16 +285,12 @@ def _listed(names: list[str]) -> str:
     return f"Class {shown}" if len(names) == 1 else f"{len(names)} classes ({shown})"
 
 
-def _array(values: Any) -> np.ndarray:
-    if hasattr(values, "detach"):
+def _array(values: Any, name: str) -> np.ndarray:
+    if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
-    return np.asarray(values)
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        if values.dtype == torch.bfloat16:  # NumPy has none
+            values = values.float()
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:  # lists of unequal length, sparse tensors
+        raise StudyError(f"{name} is no array of numbers: {first_line(error)}") from error

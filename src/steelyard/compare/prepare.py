@@ -11,16 +11,22 @@ import polars as pl
 from steelyard.compare.data import Data
 from steelyard.compare.study import StudyError
 
+_FAR = 2.0**60  # so many times the spread is as far as any further
 _BALANCED = 0.15  # of the smallest class: rows per class to choose by, and as many to test on
 
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of the three splits."""
+    """Row numbers of the three splits; no row is in two of them."""
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+
+    def __post_init__(self) -> None:
+        rows = np.concatenate([self.train, self.validation, self.test])
+        if len(np.unique(rows)) != len(rows):
+            raise AssertionError("a row is in two splits, so its score would mean nothing")
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,8 @@ def split_rows(data: Data, seed: int, validation: float, test: float) -> Split:
 
     Every class keeps at least one row for training and one for testing, which scikit-learn's
     stratified splitters refuse to do for a class of two rows; with three or more, one row is
-    also kept for choosing. Where `data.tail_ratio` is given, validation and test rows are
-    balanced instead and the training rows follow an exponential profile.
+    also kept for choosing, whatever the shares. Where `data.tail_ratio` is given, validation
+    and test rows are balanced instead and the training rows follow an exponential profile.
     """
     rng = np.random.default_rng([seed, 0])
     counts = data.counts()
@@ -55,9 +61,7 @@ def split_rows(data: Data, seed: int, validation: float, test: float) -> Split:
     for c, n in enumerate(counts):
         rows = rng.permutation(np.flatnonzero(data.labels == c))
         if data.tail_ratio is None:
-            n_test = max(1, round(n * test))
-            n_validation = min(max(1, round(n * validation)), n - n_test - 1)
-            n_train = n - n_test - n_validation
+            n_train, n_validation, n_test = _by_shares(int(n), validation, test)
         else:
             n_train, n_validation, n_test = _long_tail(c, counts, data.tail_ratio)
         ends = np.cumsum([n_test, n_validation, n_train])
@@ -65,6 +69,14 @@ def split_rows(data: Data, seed: int, validation: float, test: float) -> Split:
             part.append(rows[start:end])
     test_rows, validation_rows, train_rows = (np.sort(np.concatenate(part)) for part in parts)
     return Split(train_rows, validation_rows, test_rows)
+
+
+def _by_shares(n: int, validation: float, test: float) -> tuple[int, int, int]:
+    """Rows of one class to train on, to choose by and to test on."""
+    others = 2 if n > 2 else 1  # a row for each of the other splits
+    n_test = min(max(1, round(n * test)), n - others)
+    n_validation = min(max(1, round(n * validation)), n - n_test - 1)
+    return n - n_test - n_validation, n_validation, n_test
 
 
 def _long_tail(c: int, counts: np.ndarray, ratio: float) -> tuple[int, int, int]:
@@ -80,7 +92,7 @@ def prepare(data: Data, seed: int, validation: float, test: float) -> Prepared:
     Imputation, scaling, categories and counts are learnt from the training rows alone.
 
     Raises:
-        StudyError: no feature varies within the training rows.
+        StudyError: no feature varies within the training rows, or no row is left to choose by.
     """
     key = (data.digest, data.target, data.tail_ratio, seed, validation, test)
     if key not in _kept:
@@ -96,6 +108,11 @@ _kept: dict[tuple[object, ...], Prepared] = {}
 
 def _prepare(data: Data, seed: int, validation: float, test: float) -> Prepared:
     split = split_rows(data, seed, validation, test)
+    if not len(split.validation):
+        raise StudyError(
+            "no class has a third row: one trains, one tests, and none is left to choose by; "
+            "find more rows"
+        )
     encoder = _Encoder(seed)
     parts = []
     for rows in (split.train, split.validation, split.test):
@@ -117,8 +134,13 @@ class _Encoder:
         from sklearn.pipeline import make_pipeline
         from skrub import SquashingScaler, StringEncoder, TableVectorizer
 
-        self.table = TableVectorizer(high_cardinality=StringEncoder(random_state=seed))
+        from steelyard.compare.moments import MomentEncoder
+
+        self.table = TableVectorizer(
+            high_cardinality=StringEncoder(random_state=seed), datetime=MomentEncoder()
+        )
         self.matrix = make_pipeline(
+            _Centre(),
             SimpleImputer(strategy="median", add_indicator=True),
             VarianceThreshold(),
             SquashingScaler(),  # outliers are squashed: no single column can swamp the network
@@ -132,7 +154,8 @@ class _Encoder:
             warnings.simplefilter("ignore")
             if rest is not None:
                 encoded = getattr(self.table, step)(rest)
-                numbers = np.hstack([numbers, encoded.to_numpy().astype(np.float32)])
+                if encoded.width:  # every column may have been empty
+                    numbers = np.hstack([numbers, encoded.to_numpy().astype(np.float64)])
             matrix = self._vary(step, numbers)
         self.fitted = True
         return np.ascontiguousarray(matrix, dtype=np.float32)
@@ -148,3 +171,30 @@ class _Encoder:
                 "there is nothing to learn from"
             ) from error
         return matrix
+
+
+class _Centre:
+    """Subtracts the median and multiplies by a power of two, so that values are near 1.
+
+    Both steps are exact or nearly so. What follows reads differences smaller than 1e-15 as none,
+    and squares, so it would lose values that are all tiny and overflow on those that are huge.
+    """
+
+    def fit(self, numbers: np.ndarray, labels: None = None) -> _Centre:  # noqa: ARG002
+        """See scikit-learn."""
+        halves = numbers / 2  # the difference of two halves cannot overflow
+        self.middle = np.nan_to_num(np.nanmedian(halves, axis=0))
+        halves = halves - self.middle
+        low, high = np.nanpercentile(halves, [25, 75], axis=0)
+        spread = np.where(high > low, high - low, np.nanmax(halves, 0) - np.nanmin(halves, 0))
+        self.exponent = np.frexp(np.where(spread > 0, spread, 1))[1]
+        return self
+
+    def transform(self, numbers: np.ndarray) -> np.ndarray:
+        """See scikit-learn."""
+        scaled: np.ndarray = np.ldexp(numbers / 2 - self.middle, -self.exponent)
+        return scaled.clip(-_FAR, _FAR)
+
+    def fit_transform(self, numbers: np.ndarray, labels: None = None) -> np.ndarray:  # noqa: ARG002
+        """See scikit-learn."""
+        return self.fit(numbers).transform(numbers)
