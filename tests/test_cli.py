@@ -101,6 +101,13 @@ def test_other_options_in_the_same_folder_are_refused(table, tmp_path, capsys):
         (["--seeds", "many"], "argument --seeds: invalid int value: 'many'"),
         (["--loss", "fokal"], "there is no loss called 'fokal'. Did you mean focal?"),
         (["--device", "abacus"], "device 'abacus' cannot be used here: "),
+        (["--device", "meta"], "device 'meta' cannot be used here: "),
+        (["--hidden", "100000000000"], "8 networks with 61 features and 100,000,000,000 hidden"),
+        (["--hidden", "1" + "0" * 400], "hidden is above 1,000,000,000,000, which no machine"),
+        (["--draws", "100000000"], "5 seeds of 100,000,000 draws are 4,500,000,000 trainings"),
+        (["--seeds", "1000000000"], "1,000,000,000 seeds of 8 draws are 72,000,000,000 trainings"),
+        (["--draws", "20000", "--hidden", "99999"], "20,000 networks with 61 features and 99,999"),
+        (["--group", "360", "--hidden", "9999999"], "360 networks with 61 features and 9,999,999"),
         (["--backend", "dask"], "a dask backend needs its scheduler: --address"),
         (["--backend", "grid"], "backend is 'grid'; choose from: local, dask, ray"),
         (["--address", "tcp://x:1"], "--address belongs to a cluster; add --backend dask"),
@@ -171,6 +178,19 @@ def test_weights_reads_a_parquet_file_as_a_stream(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(pl, "read_parquet", None)  # the whole file is never read
     _, printed, _ = run(capsys, "weights", path, "--target", "y", "--json")
     assert json.loads(printed)["counts"] == np.bincount(labels)[1:].tolist()
+
+
+def test_weights_of_many_classes_are_lines_and_not_a_page(tmp_path, capsys):
+    path = tmp_path / "table.csv"
+    path.write_text("y\n" + "".join(f"{i}\n" for i in range(100_000)))
+    code, printed, _ = run(capsys, "weights", path, "--target", "y")
+    assert code == 0
+    assert len(printed.splitlines()) < 60
+    assert len(printed) < 5_000
+    assert "… and 99960 more classes; --json has them all." in printed
+    scope = {"sy": sy, "train_labels": torch.tensor([0] * 180 + [1] * 20)}
+    exec("\n".join(line.strip() for line in printed.splitlines()[-3:]), scope)
+    torch.testing.assert_close(scope["loss"].weight, sy.class_weights([180, 20], "balanced"))
 
 
 @pytest.mark.parametrize(

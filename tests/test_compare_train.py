@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import steelyard as sy
+from steelyard.compare import group as room
 from steelyard.compare.candidates import CANDIDATES, candidate, draw_trials
 from steelyard.compare.data import load_digits
-from steelyard.compare.group import Group, plan_groups, run_group
+from steelyard.compare.group import Group, choose_draw, plan_groups, run_group
 from steelyard.compare.network import Networks
 from steelyard.compare.objective import Objective, build_loss, stack_order
 from steelyard.compare.prepare import prepare
@@ -211,9 +212,41 @@ def test_post_hoc_is_the_baseline_with_its_logits_adjusted():
     assert named[1] > named[0]
 
 
-def test_a_diverged_draw_is_kept_with_its_reason_and_never_chosen(monkeypatch):
-    from steelyard.compare import group as room
+def test_a_diverged_draw_is_never_chosen_however_well_it_validated():
+    scores = np.array([0.5, 0.9, 0.7, 0.7])
+    assert choose_draw(scores, np.array([True, False, True, True])) == 2
+    assert choose_draw(scores, np.array([True, False, False, False])) == 0
+    assert choose_draw(np.array([math.nan, math.inf, -1.0]), np.array([False, False, True])) == 2
+    assert choose_draw(scores, np.zeros(4, dtype=bool)) is None
 
+
+@pytest.mark.parametrize("broken", ["loss", "score", "parameter"])
+def test_a_draw_with_one_number_that_is_not_finite_is_not_chosen(monkeypatch, broken):
+    """The draw that validates best by far is spoilt in one place only."""
+    study = Study(("cross-entropy", "post-hoc"), seeds=1, draws=2, epochs=8)
+    group = Group((0,), study.losses)
+    sound = run_group(DIGITS, study, group)
+    best = sound[0]["chosen"]
+    before = room._Stack.train
+
+    def spoil(stack, advance):
+        before(stack, advance)
+        place = next(i for i, trial in enumerate(stack.trials[0]) if trial.draw == best)
+        if broken == "loss":
+            stack.curves.losses[-1][0, place] = math.inf
+        elif broken == "score":
+            stack.curves.scores[-1][0, place] = math.nan
+        else:
+            stack.networks.parameters.head_bias.data[0, place, 0] = -math.inf
+
+    monkeypatch.setattr(room._Stack, "train", spoil)
+    for cell in run_group(DIGITS, study, group)[: 1 if broken == "score" else 2]:
+        assert cell["chosen"] == 1 - best
+        assert cell["trials"][best]["status"] == "failed"
+        assert cell["trials"][1 - best]["status"] == "done"
+
+
+def test_a_diverged_draw_is_kept_with_its_reason_and_never_chosen(monkeypatch):
     def wild(names, seed, draws):
         trials = draw_trials(names, seed, draws)
         trials[0].options["learning_rate"] = math.nan

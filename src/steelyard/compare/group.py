@@ -231,7 +231,7 @@ class _Stack:
     ) -> Cell:
         """One candidate on one seed. `adjust` (T, C) belongs to post-hoc adjustment."""
         trials = trials or [self.trials[s][place] for place in places]
-        finite = np.isfinite(losses) & np.isfinite(scores)
+        finite = np.isfinite(losses) & np.isfinite(scores) & self.networks.finite()[s, places]
         records = [
             {
                 "draw": trial.draw,
@@ -244,10 +244,9 @@ class _Stack:
             for trial, ok, score, loss in zip(trials, finite, scores, losses, strict=True)
         ]
         cell: Cell = {"seed": self.seeds[s], "candidate": name, "trials": records}
-        if not finite.any():
+        best = choose_draw(scores, finite)
+        if best is None:
             return cell | {"status": "failed", "reason": "the training of every draw diverged"}
-        # Ties go to the earliest draw, so to the published defaults before anything else.
-        best = int(np.argmax(np.where(finite, scores, -math.inf)))
         chosen = None if adjust is None else adjust[best]
         return cell | {
             "status": "done",
@@ -300,6 +299,16 @@ class _Stack:
         }
 
 
+def choose_draw(scores: np.ndarray, finite: np.ndarray) -> int | None:
+    """The draw that validated best among those that did not diverge; None if all did.
+
+    Ties go to the earliest draw, so to the published defaults before anything else.
+    """
+    if not finite.any():
+        return None
+    return int(np.argmax(np.where(finite, scores, -math.inf)))
+
+
 def plan_groups(names: Iterable[str], seeds: Sequence[int], draws: int, trials: int) -> list[Group]:
     """Cut a study into groups of at most about `trials` trials.
 
@@ -323,16 +332,3 @@ def plan_groups(names: Iterable[str], seeds: Sequence[int], draws: int, trials: 
 def _units(names: list[str]) -> list[list[str]]:
     riders = [name for name in names if candidate(name).post_hoc]
     return [[name, *riders] if name == BASELINE else [name] for name in names if name not in riders]
-
-
-def trials_that_fit(sizes: Mapping[str, int], share: int) -> int:
-    """How many trials fit into `share` bytes.
-
-    Args:
-        sizes: features, hidden, classes, batch: what a trial's memory depends on.
-        share: bytes.
-    """
-    weights = sizes["hidden"] * (sizes["features"] + sizes["classes"] + 2)
-    activations = sizes["batch"] * (3 * sizes["hidden"] + 12 * sizes["classes"])
-    # Parameters, gradients, two moments and a scratch copy; values in float64 at worst.
-    return max(1, share // (8 * (5 * weights + activations)))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -68,6 +69,11 @@ class Networks:
         chosen = (tensor.detach()[seed : seed + 1, trials] for tensor in self.parameters)
         return Networks(Parameters(*chosen), sum(trial < self.linear for trial in trials))
 
+    def finite(self) -> np.ndarray:
+        """Which networks (S, T) hold finite numbers alone."""
+        parts = [tensor.detach().isfinite().flatten(2).all(2) for tensor in self.parameters]
+        return torch.stack(parts).all(0).cpu().numpy()
+
     def logits(self, features: Tensor) -> Tensor:
         """Logits (S, T, C, B) of features (S, B, d).
 
@@ -97,6 +103,14 @@ class Networks:
         for start in range(0, features.shape[1], rows):
             part = slice(start, min(start + rows, features.shape[1]))
             yield part, self.logits(features[:, part])
+
+
+def trial_bytes(*, features: int, hidden: int, classes: int, batch: int) -> int:
+    """About how much memory the training of one network takes."""
+    weights = hidden * (features + classes + 2)
+    activations = batch * (3 * hidden + 12 * classes)
+    # Parameters, gradients, two moments and a scratch copy; values in float64 at worst.
+    return 8 * (5 * weights + activations)
 
 
 def _initial(seed: int, d: int, h: int, c: int) -> tuple[Tensor, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any, Protocol
 
 import steelyard as sy
 from steelyard.compare.data import Data
-from steelyard.compare.group import Cell, Group, plan_groups, timed_group, trials_that_fit
+from steelyard.compare.group import Cell, Group, plan_groups, timed_group
+from steelyard.compare.memory import free_memory, in_words
+from steelyard.compare.network import trial_bytes
 from steelyard.compare.prepare import Prepared, prepare
 from steelyard.compare.results import assemble
 from steelyard.compare.store import Store
@@ -76,8 +77,9 @@ def run_study(
     watcher = watcher or Silence()
     check_device(study.device)
     first = prepare(data, study.first_seed, study.validation, study.test)  # also checks the data
+    size = _group_size(study, first)
     with Store(out) as store:
-        chosen = store.claim(_identity(data, study), {"group": _group_size(study, first)})
+        chosen = store.claim(_identity(data, study), {"group": size})
         groups = plan_groups(study.losses, study.seed_list, study.draws, chosen["group"])
         cells = store.cells()
         missing = [group for group in groups if not cells.keys() >= set(group.cells)]
@@ -108,7 +110,7 @@ def check_device(device: str) -> None:
     import torch
 
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # a meta tensor has no number
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise StudyError(f"device {device!r} cannot be used here: {reason}") from error
@@ -128,28 +130,31 @@ def _identity(data: Data, study: Study) -> dict[str, Any]:
 
 
 def _group_size(study: Study, first: Prepared) -> int:
-    if study.group is not None:
-        return study.group
+    """How many trials train as one stack.
+
+    Raises:
+        StudyError: not even one candidate's draws fit into memory.
+    """
     rows, features = first.train.features.shape
-    sizes = {
-        "features": features,
-        "hidden": study.hidden,
-        "classes": len(first.counts),
-        "batch": study.batch_size or batch_size_for(rows),
-    }
-    fit = trials_that_fit(sizes, int(_MEMORY_SHARE * _free_memory(study.device)))
-    return fit if study.device != "cpu" else min(fit, _LARGEST_GROUP)
-
-
-def _free_memory(device: str) -> int:
-    import torch
-
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not a POSIX system
-        return 4 * 2**30
+    each = trial_bytes(
+        features=features,
+        hidden=study.hidden,
+        classes=len(first.counts),
+        batch=min(rows, study.batch_size or batch_size_for(rows)),
+    )
+    free = free_memory(study.device)
+    fit = max(1, int(_MEMORY_SHARE * free) // each)
+    size = study.group or (min(fit, _LARGEST_GROUP) if study.device == "cpu" else fit)
+    # A candidate's draws train together, and never more than there are.
+    trials = min(max(size, study.draws), study.draws * len(study.losses) * study.seeds)
+    if trials * each > free:
+        networks = "1 network" if trials == 1 else f"{trials:,} networks"
+        raise StudyError(
+            f"{networks} with {features:,} features and {study.hidden:,} hidden units train as "
+            f"one stack, which takes about {in_words(trials * each)} of memory, and "
+            f"{in_words(free)} are free; take fewer hidden units, draws or trials in a group"
+        )
+    return size
 
 
 def _execute(

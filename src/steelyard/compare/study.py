@@ -14,6 +14,8 @@ SELECTABLE = (
     "worst_class_recall",
     "geometric_mean",
 )
+_LARGEST = 10**12
+_MOST_TRAININGS = 10**6
 MINIMUM_SEEDS = 5  # below this no verdict is given: shared rule of every table and sentence
 
 
@@ -134,6 +136,14 @@ class Study:
                 f"validation {self.validation} and test {self.test} leave no rows to train on; "
                 "their sum must be below 1"
             )
+        trainings = self.seeds * self.draws * len(self.losses)
+        if trainings > _MOST_TRAININGS:
+            raise StudyError(
+                f"{self.seeds:,} seeds of {self.draws:,} draws are {trainings:,} trainings; "
+                f"at most {_MOST_TRAININGS:,} are one study"
+            )
+        if self.first_seed < 0:
+            raise StudyError(f"first_seed is {self.first_seed}; it must be 0 or more")
         if self.dtype not in ("float32", "float64"):
             raise StudyError(f"dtype is {self.dtype!r}; choose 'float32' or 'float64'")
 
@@ -178,3 +188,5 @@ def _round(value: float) -> float:
 def _require_positive(name: str, value: int) -> None:
     if value < 1:
         raise StudyError(f"{name} is {value}; it must be at least 1")
+    if value > _LARGEST:
+        raise StudyError(f"{name} is above {_LARGEST:,}, which no machine can do")

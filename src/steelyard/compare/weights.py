@@ -51,10 +51,17 @@ def print_weights(path: Path, target: str | None, *, as_json: bool) -> None:
     console.print(_table(counts, weights, rows))
     if len(counts) > _LISTED:
         console.print(f"… and {len(counts) - _LISTED} more classes; --json has them all.")
-    chosen = ", ".join(f"{w:.6g}" for w in weights["balanced"])
-    console.print("\nTo use the balanced ones, classes in this order:\n")
-    # Not by the console, which would break the line that is to be pasted.
-    print(f"    loss = sy.CrossEntropyLoss(weight=[{chosen}])")
+    in_order = len(counts) <= _LISTED
+    order = ", classes in this order" if in_order else ""
+    console.print(f"\nTo use the balanced ones{order}:\n")
+    # Not by the console, which would break the lines that are to be pasted.
+    if in_order:
+        chosen = ", ".join(f"{w:.6g}" for w in weights["balanced"])
+        print(f"    loss = sy.CrossEntropyLoss(weight=[{chosen}])")
+    else:
+        print("    class_counts = sy.count_classes(train_labels)")
+        print('    weight = sy.class_weights(class_counts, "balanced")')
+        print("    loss = sy.CrossEntropyLoss(weight=weight)")
 
 
 def _table(counts: dict[str, int], weights: dict[str, list[float]], rows: int) -> Table:
