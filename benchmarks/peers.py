@@ -168,8 +168,6 @@ def peers() -> Iterator[Peer]:
         yield Peer("QuACK cross-entropy", "cross-entropy", quack)
     yield Peer("steelyard cross-entropy", "cross-entropy", ours(sy.CrossEntropyLoss))
     yield Peer("steelyard focal", "focal", ours(sy.FocalLoss, gamma=GAMMA))
-    compiled_here = ours(sy.FocalLoss, gamma=GAMMA, engine="compiled")
-    yield Peer('steelyard focal, engine="compiled"', "focal", compiled_here)
     yield Peer("steelyard focal, the user's torch.compile", "focal", ours_in_a_compiled_step)
     yield Peer("F.cross_entropy, smoothing", "", smoothed)
     smooth = ours(sy.CrossEntropyLoss, label_smoothing=0.1)

@@ -1,4 +1,4 @@
-"""What the table leaves out: Inductor itself, in the "compiled" engine and in a user's graph."""
+"""What the table leaves out: Inductor itself, in a user's graph."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.utils import counters
 
 import steelyard as sy
-from steelyard.ops import compiled
 
 GAMMAS = [0.0, 0.5, 1.0, 2.0, 5.0, 3.0, 1.5]
 COUNTS = [900, 300, 90, 20, 4, 70, 8]
@@ -26,9 +24,7 @@ def fresh() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch._dynamo.reset()
-    compiled.compiled_once.cache_clear()
     yield
-    compiled.compiled_once.cache_clear()
     torch.set_num_threads(threads)
 
 
@@ -93,35 +89,14 @@ def assert_exact(
 OPTIONS: dict[str, Any] = {"weight": WEIGHT, "ignore_index": 1}
 
 
-def test_once_for_all_sizes() -> None:
-    counters.clear()
-    loss = sy.FocalLoss(engine="compiled")
-    for shape in ((5, 7), (64, 19), (3, 1000), (300, 4)):
-        logits, target = problem(*shape)
-        reference = sy.FocalLoss(engine="reference")(logits, target)
-        (expected,) = torch.autograd.grad(reference, logits)
-        value = loss(logits, target)
-        torch.testing.assert_close(value, reference)
-        torch.testing.assert_close(torch.autograd.grad(value, logits)[0], expected)
-        with torch.no_grad():
-            torch.testing.assert_close(loss(logits, target), reference)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            torch.testing.assert_close(loss(logits, target), reference)
-    assert counters["stats"]["unique_graphs"] == 2  # forward and backward
-    for shape in ((2, 5, 4, 6), (3, 8, 17), (4, 3, 5, 2, 7)):
-        logits, target = problem(*shape)
-        loss(logits, target).backward()
-    assert counters["stats"]["unique_graphs"] == 4
-
-
 def test_per_class_gamma_in_space_and_half_precision() -> None:
-    loss = sy.FocalLoss(gamma=GAMMAS, engine="compiled", **OPTIONS)
+    loss = torch.compile(sy.FocalLoss(gamma=GAMMAS, **OPTIONS), fullgraph=True)
     for dtype in (torch.float32, torch.float16):
         assert_exact(loss, *problem(4, C, 5, 3, dtype=dtype), focal(GAMMAS))
 
 
 def test_smoothing_is_pytorchs() -> None:
-    loss = sy.CrossEntropyLoss(engine="compiled", label_smoothing=0.1, **OPTIONS)
+    loss = torch.compile(sy.CrossEntropyLoss(label_smoothing=0.1, **OPTIONS), fullgraph=True)
     logits, target = problem(4, C, 5, 3)
     theirs = torch.nn.functional.cross_entropy(
         logits, target, WEIGHT, ignore_index=1, label_smoothing=0.1
@@ -134,7 +109,7 @@ def test_smoothing_is_pytorchs() -> None:
 
 
 def test_an_edit_and_sums_out_of_range() -> None:
-    loss = sy.LDAMLoss(class_counts=COUNTS, engine="compiled", **OPTIONS)
+    loss = torch.compile(sy.LDAMLoss(class_counts=COUNTS, **OPTIONS), fullgraph=True)
     logits, target = problem(50, C)
     assert_exact(loss, logits, target, ldam)
     with torch.no_grad():
@@ -177,24 +152,3 @@ def test_transforms_in_a_graph_of_the_users() -> None:
         for z, t in zip(logits, target, strict=True)
     ]
     torch.testing.assert_close(each(logits, target), torch.stack(expected))
-
-
-def test_out_of_range_target_is_named_not_read() -> None:
-    logits, target = problem(6, C)
-    target[2] = 10**9
-    with pytest.raises(IndexError, match=r"target\[2\] is 1000000000, .*C = 7"):
-        sy.CrossEntropyLoss(engine="compiled")(logits, target)
-
-
-def test_no_compiler() -> None:
-    from torch._inductor import config
-
-    logits, target = problem(6, C)
-    text = r"engine='compiled' cannot do this: it needs a C\+\+ compiler .*no-such-compiler.*"
-    text += r"install g\+\+ or clang\+\+.* CXX .*engine='auto'"
-    with config.patch({"cpp.cxx": ("no-such-compiler",)}):
-        with pytest.raises(RuntimeError, match=text):
-            sy.FocalLoss(engine="compiled")(logits, target)
-        with pytest.raises(RuntimeError, match=text):
-            sy.explain_engine(logits, target, engine="compiled")
-        assert sy.explain_engine(logits, target).engine == "blocked"

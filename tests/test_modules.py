@@ -147,13 +147,13 @@ def test_copies_compute_the_same(row: Row, way: str) -> None:
 
 
 def test_the_users_weight_is_copied() -> None:
-    given = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    given = torch.tensor([1.0, 2.0, 3.0])
     loss = sy.CrossEntropyLoss(given)
-    with torch.no_grad():
-        given.mul_(10)
+    given.mul_(10)
     assert loss.weight is not None
     assert loss.weight.tolist() == [1, 2, 3]
-    assert not loss.weight.requires_grad
+    with pytest.raises(ValueError, match=r"weight requires a gradient.*nn\.Parameter.*detach"):
+        sy.CrossEntropyLoss(given.requires_grad_())
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import steelyard as sy
 from steelyard import losses
 from steelyard.losses.options import CallOptions, LossOptions
 from steelyard.losses.positions import KEYWORDS
-from steelyard.ops import ENGINES, compiled
+from steelyard.ops import ENGINES
 
 # "triton" wants a GPU or its interpreter: it has tests of its own. "auto" takes so few logits as
 # these by another way than any named engine.
@@ -25,14 +25,6 @@ WEIGHT = torch.tensor([0.3, 1.0, 2.0, 0.0, 5.0], dtype=torch.float64)
 
 each_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.id)
 each_engine = pytest.mark.parametrize("engine", HERE)
-
-
-@pytest.fixture(autouse=True)
-def compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The arithmetic of the compiled engine as plain calls: test_compiled.py compiles."""
-    monkeypatch.setattr(compiled, "compile_anew", lambda function: function)
-    monkeypatch.setattr(compiled, "obstacle", lambda: None)
-    compiled.compiled_once.cache_clear()
 
 
 def make(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:

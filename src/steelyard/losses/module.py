@@ -51,6 +51,9 @@ class Loss(nn.Module):
     ``.half()``; and they are not part of a ``state_dict``, since the constructor gives them. A
     ``weight`` found in one (from ``nn.CrossEntropyLoss``, say) is taken over.
 
+    What is given as ``nn.Parameter`` stays that parameter, under the name of its argument, and is
+    learnt: ``FocalLoss(gamma=nn.Parameter(torch.tensor(2.0)))``.
+
     A form is a NamedTuple, the loss without its options: what it does, and class vectors (C,) or
     None. Its ``num_classes`` is how long they are, and ``form.weighted(**vectors)`` takes those of
     the user.
@@ -74,19 +77,26 @@ class Loss(nn.Module):
             if (value is not None if name in vectors else value != self.keywords.defaults[name])
         }
         form = form.weighted(**vectors)
+        self._learns: dict[str, str] = {}  # what of the form is a parameter, and of what name
         for name, value in form._asdict().items():
-            if name in vectors or isinstance(value, Tensor):
+            if isinstance(value, Tensor) and value.requires_grad:
+                self._learns[name] = argument = _given_by(value, arguments | vectors)
+                self.register_parameter(argument, value)  # type: ignore[arg-type]
+            elif name in vectors or isinstance(value, Tensor):
                 value = None if value is None else value.detach().clone()
                 self.register_buffer(name, value, persistent=False)
         self._held = tuple(name for name in form._fields if name in self._buffers)
-        nothing: dict[str, Any] = dict.fromkeys(self._held)
+        nothing: dict[str, Any] = dict.fromkeys((*self._held, *self._learns))
         self._form = form._replace(**nothing)
 
     @property
     def form(self) -> Any:
         """The loss without its options, with the class vectors where the buffers are now."""
         buffers: dict[str, Any] = self._buffers
-        return self._form._replace(**{name: buffers[name] for name in self._held})
+        held = {name: buffers[name] for name in self._held}
+        for name, argument in self._learns.items():
+            held[name] = self._parameters[argument]
+        return self._form._replace(**held)
 
     def with_weight(self, weight: PerClass) -> Self:
         """A copy of this loss with these class weights in the place of its own."""
@@ -149,7 +159,10 @@ class Loss(nn.Module):
         error_msgs: list[str],
     ) -> None:
         for name in self.keywords.vectors:
-            if (found := state_dict.get(prefix + name)) is not None:
+            if (
+                name not in self._parameters
+                and (found := state_dict.get(prefix + name)) is not None
+            ):
                 self._take(name, prefix + name, found, error_msgs)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -179,6 +192,21 @@ class Loss(nn.Module):
         padded = tuple(other for other in self._form.others_are_one if other != name)
         self._form = self._form._replace(others_are_one=padded)
         self._shown[name] = values
+
+
+def _given_by(value: Tensor, arguments: dict[str, Any]) -> str:
+    """The argument that is this parameter."""
+    for argument, given in arguments.items():
+        if given is value and isinstance(given, nn.Parameter):
+            return argument
+    names = [
+        name for name, each in arguments.items() if isinstance(each, Tensor) and each.requires_grad
+    ]
+    raise ValueError(
+        f"{' and '.join(names)} requires a gradient, and a module keeps a copy: give an "
+        "nn.Parameter, which is learnt (but not a weight beside weights that the loss has "
+        "already), call the function, or detach it"
+    )
 
 
 def _brief(value: Any) -> str:

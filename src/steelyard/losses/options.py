@@ -184,7 +184,7 @@ def check_number(
         # Stacked trials hand in one tensor for many trials: nothing to read, nothing to check.
         if value.ndim > 0 or not readable(value):
             return
-        value = float(value)
+        value = float(value.detach())
     try:
         inside = low < value <= high if open_low else low <= value <= high
     except TypeError:

@@ -174,7 +174,7 @@ def over_positions(
             over = mean_denominator(form, options, target, sample_weight)
         else:
             over = "count" if options.mean_over == "count" else "share"
-    nothing = 0.0 if options.empty == "nan" else math.inf
+    nothing = math.nan if options.empty == "nan" else math.inf
     return ops.losses(logits, work, options.engine, ops.Mean(over, nothing))
 
 

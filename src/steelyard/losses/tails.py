@@ -16,32 +16,25 @@ _CERTAINLY_WRONG = -60.0
 def _focal_value(log_p: Tensor, gamma: float | Tensor) -> Tensor:
     if not isinstance(gamma, Tensor) and gamma == 0:
         return -log_p
-    miss = -torch.expm1(log_p.clamp(min=_CERTAINLY_WRONG))  # 1 − p without cancellation
-    certain = miss <= 0
-    # The derivative of miss^γ is infinite at 0 for γ < 1, though that of the product is finite:
-    # keep 0 away from the power, and put its value back.
-    return -log_p * miss.masked_fill(certain, 1).pow(gamma).masked_fill(certain, 0)
+    # As a logarithm, and not as a power: the derivatives of m^γ by m are m^(γ−1) and m^(γ−2), which
+    # overflow where m is small, though those of the loss are finite.
+    return -log_p * (_miss(log_p.clamp(min=_CERTAINLY_WRONG)).log() * gamma).exp()
 
 
 def _focal(log_p: Tensor, gamma: float | Tensor) -> tuple[Tensor, Tensor | float]:
-    """With m = 1 − p: ``−m^γ log p`` and ``m^(γ−1) · (m − γ p log p)``."""
+    """With m = 1 − p: ``−m^γ log p`` and ``m^γ · (1 − γ p log p / m)``."""
     if not isinstance(gamma, Tensor) and gamma == 0:
         return -log_p, 1.0
     bounded = log_p.clamp(min=_CERTAINLY_WRONG)
-    less = torch.expm1(bounded)  # −m
-    power = less if not isinstance(gamma, Tensor) and gamma == 2 else _power(less, gamma)
-    p = bounded.exp()
-    if isinstance(gamma, Tensor):
-        slope = p.mul_(bounded).mul_(gamma).add_(less)
-    else:
-        slope = torch.addcmul(less, p, bounded, value=gamma)
-    return (log_p * less).mul_(power).neg_(), slope.mul_(power)
+    miss = _miss(bounded)
+    power = miss.pow(gamma)
+    ratio = bounded.exp().mul_(bounded).div_(miss)
+    return (log_p * power).neg_(), ratio.mul_(-gamma).add_(1).mul_(power)
 
 
-def _power(less: Tensor, gamma: float | Tensor) -> Tensor:
-    """``−m^(γ−1)`` for −m, and 0 where m is 0."""
-    certain = less >= 0
-    return (-less).masked_fill_(certain, 1).pow_(gamma - 1).masked_fill_(certain, 0).neg_()
+def _miss(log_p: Tensor) -> Tensor:
+    """``1 − p`` without cancellation, but never 0, which no power or quotient would bear."""
+    return (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
 
 
 def _poly_value(log_p: Tensor, epsilon: float | Tensor) -> Tensor:

@@ -6,15 +6,15 @@
 
 * ``blocked`` for the CPU, with ``tiles``, ``pages``, and a tile's arithmetic in ``indices`` and
   ``distributions``; where logits are few ``native`` takes its place;
-* ``compiled`` by Inductor, from gradients that ``explicit`` and ``spread`` write out; ``traced``
-  has the same in a graph that somebody else compiles;
+* ``traced`` puts the gradients that ``explicit`` and ``spread`` write out into a graph that the
+  user compiles;
 * ``triton`` for CUDA, with ``triton_kernels``.
 """
 
 import torch
 from torch import Tensor
 
-from steelyard.ops import blocked, compiled, fused, native, reference, traced
+from steelyard.ops import blocked, fused, native, reference, traced
 from steelyard.ops.choose import ENGINES, EngineChoice, choose_engine
 from steelyard.ops.edit import Edit, along_classes, compute_dtype
 from steelyard.ops.work import CROSS_ENTROPY, Mean, Tail, Work, select
@@ -54,17 +54,14 @@ def losses(logits: Tensor, work: Work, engine: str = "auto", mean: Mean | None =
         flat = losses(rows.flatten(0, -2), work.as_rows(), engine, mean)
         return flat if mean is not None else flat.view(rows.shape[:-1])
     over = mean.over if mean is not None and isinstance(mean.over, Tensor) else None
-    given = (work.target, work.sample_weight, over)
-    chosen = choose_engine(engine, logits, *given, all_classes=work.all_classes).engine
+    chosen = choose_engine(engine, logits, over, *work.tensors, all_classes=work.all_classes).engine
     if chosen == "blocked" and engine == "auto" and native.suits(logits, work):
         value = native.cross_entropy(logits, work, mean)
         return fused.losses(native, logits, work, mean) if value is None else value
     if chosen == "blocked":
         return fused.losses(blocked, logits, work, mean)
-    if chosen == "compiled":
-        if torch.compiler.is_dynamo_compiling():
-            return traced.losses(logits, work, mean)
-        return fused.losses(compiled, logits, work, mean)
+    if chosen == "graph":
+        return traced.losses(logits, work, mean)
     if chosen == "triton":
         from steelyard.ops import triton  # never imported where it is not used
 

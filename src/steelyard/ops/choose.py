@@ -2,16 +2,17 @@
 
 import functools
 import importlib.util
+from types import NoneType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from steelyard.ops import compiled
+from steelyard.ops import compat
 
-ENGINES = ("auto", "reference", "blocked", "compiled", "triton")
+ENGINES = ("auto", "reference", "blocked", "triton")
 
-_DEVICES = {"blocked": "cpu", "compiled": "cpu", "triton": "cuda"}
+_DEVICES = {"blocked": "cpu", "triton": "cuda"}
 _IN_A_GRAPH = "the call is part of a graph that is being compiled"
 
 
@@ -30,7 +31,7 @@ def choose_engine(
     Args:
         engine: "auto", or the engine that was asked for.
         logits: (N, C, d…), floating.
-        *others: the target, the sample weights and the divisor, as far as there are any.
+        *others: every other tensor that takes part.
         all_classes: whether log p of every class counts: smoothing, or probabilities.
 
     Returns:
@@ -50,13 +51,13 @@ def choose_engine(
             "can, engine='reference' does everything"
         )
     in_a_graph = torch.compiler.is_dynamo_compiling()
-    names = ["compiled" if in_a_graph else "blocked"]
+    names = ["graph" if in_a_graph else "blocked"]
     if logits.is_cuda:
-        names = ["triton", "compiled"] if in_a_graph else ["triton"]
+        names = ["triton", "graph"] if in_a_graph else ["triton"]
     for name in names:
         obstacle = _obstacle(name, logits, others, all_classes)
         if obstacle is None:
-            here = _IN_A_GRAPH if name == "compiled" else f"the logits are on {_place(logits)}"
+            here = _IN_A_GRAPH if name == "graph" else f"the logits are on {_place(logits)}"
             return EngineChoice(name, here)
     return EngineChoice("reference", f"{name} cannot: {obstacle}")
 
@@ -68,28 +69,29 @@ def _obstacle(
     in_a_graph = torch.compiler.is_dynamo_compiling()
     # What is not Dynamo cannot be asked by Dynamo. An exported program is to run without us.
     if torch.compiler.is_exporting() or (
-        not in_a_graph and (torch.compiler.is_compiling() or torch._C._is_tracing())
+        not in_a_graph and (torch.compiler.is_compiling() or compat.is_traced())
     ):
         return "the call is traced into a graph, where the plain formula fuses"
     if in_a_graph and name == "blocked":
         return _IN_A_GRAPH
-    if torch._C._are_functorch_transforms_active():
+    if (lacking := compat.lacking()) is not None:
+        return f"this torch ({torch.__version__}) lacks {lacking}, by which it would know if it may"
+    if compat.is_transformed():
         return "a torch.func transform is active"
-    if torch.autograd.forward_ad._current_level >= 0:
-        return "forward-mode differentiation is active"
     for other in others:
         if other is not None and other.requires_grad:
             return "it differentiates by the logits alone, and another argument requires a gradient"
-    if in_a_graph and name == "compiled":
+    if not in_a_graph and any(map(compat.has_tangent, (logits, *others))):
+        return "forward-mode differentiation is active"
+    if name == "graph":
         return None
     if logits.device.type != _DEVICES[name]:
         where = "CUDA" if name == "triton" else "the CPU"
         return f"the logits are on {_place(logits)}, and it works on {where}"
-    watched = not in_a_graph and torch._C._len_torch_dispatch_stack() > 0
-    if type(logits) not in (Tensor, nn.Parameter) or watched:
-        return "the logits are not a plain tensor, or a dispatch mode watches every operation"
-    if name == "compiled":
-        return compiled.obstacle()
+    if not in_a_graph and compat.is_watched():
+        return "a dispatch mode watches every operation"
+    if any(type(t) not in (Tensor, nn.Parameter, NoneType) for t in (logits, *others)):
+        return "the logits, or another argument, are not a plain tensor"
     return _obstacle_to_triton(logits, all_classes) if name == "triton" else None
 
 

@@ -43,7 +43,10 @@ def losses(work: Work, tile: Tile) -> tuple[Tensor, Tensor]:
         tile.factor.copy_(counts)
     found = value.mul_(q).sum(1)
     if not math.isfinite(found.sum().item()):  # 0 · ∞ is to count as 0
-        found = value.masked_fill_(q == 0, 0).sum(1)
+        value.masked_fill_(q == 0, 0)
+        found = value.sum(1)
+        if index is not None and work.smoothing == 1:  # PyTorch's 0 of the target's own is NaN
+            found += 0 * value.gather(1, index.unsqueeze(1)).squeeze(1)
     return scaled(counts, found), share
 
 

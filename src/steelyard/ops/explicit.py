@@ -9,8 +9,7 @@ and with f = share · (the tail's derivative by −log p) / (o + e_y) the gradie
 once per position. Inlined into backward, as the derivative of the formula is, tail and weights
 would be computed once per class.
 
-Plain torch, which also runs uncompiled. :mod:`steelyard.ops.traced` puts it in a graph that someone
-else compiles, :mod:`steelyard.ops.compiled` compiles its own.
+Plain torch, which also runs uncompiled; :mod:`steelyard.ops.traced` puts it in the user's graph.
 """
 
 from typing import NamedTuple

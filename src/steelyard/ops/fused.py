@@ -4,13 +4,12 @@ Tail, weights and mean are in it: as nodes of their own they would cost a small 
 all of its arithmetic, and a large one of few classes more memory than its logits.
 """
 
-import math
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from steelyard.ops import reference
+from steelyard.ops import compat, reference
 from steelyard.ops.edit import compute_dtype
 from steelyard.ops.work import Mean, Work
 
@@ -46,9 +45,7 @@ def losses(engine: Engine, logits: Tensor, work: Work, mean: Mean | None) -> Ten
     """The losses (N, d…), or their mean."""
     if logits.requires_grad and torch.is_grad_enabled():
         over = mean.over if mean is not None and isinstance(mean.over, Tensor) else None
-        return _Losses.apply(  # type: ignore[no-untyped-call, no-any-return]
-            logits, work.target, work.sample_weight, over, work, engine, mean
-        )
+        return _Losses.apply(logits, over, work, engine, mean)  # type: ignore[no-untyped-call, no-any-return]
     return engine.forward(logits, work, mean, False).value
 
 
@@ -75,8 +72,7 @@ def found(mean: Mean, total: float, divisor: float, logits: Tensor, kept: Any) -
     if isinstance(mean.over, Tensor):
         divisor = mean.over.item()
     divisor = divisor or mean.nothing
-    value = total / divisor if divisor else math.nan
-    return Found(logits.new_full((), value, dtype=dtype), divisor, kept)
+    return Found(logits.new_full((), total / divisor, dtype=dtype), divisor, kept)
 
 
 class _Losses(torch.autograd.Function):
@@ -84,28 +80,31 @@ class _Losses(torch.autograd.Function):
     def forward(
         ctx: Any,
         logits: Tensor,
-        target: Tensor,
-        sample_weight: Tensor | None,
         over: Tensor | None,
         work: Work,
         engine: Engine,
         mean: Mean | None,
     ) -> Tensor:
         value, ctx.divisor, ctx.kept = engine.forward(logits, work, mean, True)
-        ctx.save_for_backward(logits, target, sample_weight, over)
+        # Class vectors too, so that PyTorch tells if one was changed in between.
+        ctx.save_for_backward(logits, over, *work.tensors)
         ctx.work, ctx.engine, ctx.mean = work, engine, mean
         return value
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         logits = ctx.saved_tensors[0]
-        if torch.is_grad_enabled():  # create_graph: the reference has derivatives of every order
-            value = reference.losses(logits, ctx.work, ctx.mean)
-            (result,) = torch.autograd.grad(value, logits, gradient, create_graph=True)
+        # create_graph, or many gradients at once: the reference has derivatives of every order.
+        if torch.is_grad_enabled() or compat.is_batched(gradient):
+            with torch.enable_grad():
+                value = reference.losses(logits, ctx.work, ctx.mean)
+            (result,) = torch.autograd.grad(
+                value, logits, gradient, create_graph=torch.is_grad_enabled()
+            )
         else:
             if ctx.divisor is not None:
                 gradient = gradient / ctx.divisor
             # Let go of it: autograd clones a gradient that something else holds.
             kept, ctx.kept = ctx.kept, None
             result = ctx.engine.backward(logits, ctx.work, kept, gradient)
-        return result, None, None, None, None, None, None
+        return result, None, None, None, None

@@ -78,8 +78,9 @@ def _exponentials(
 
 
 def _in_range(e_y: Tensor, others: Tensor) -> bool:
-    """Whether the numbers are sound; false for NaN."""
-    return e_y.amin().item() >= LOW and others.amax().item() <= HIGH
+    """Whether the numbers are sound; false for NaN, and for a target's logit that is infinite."""
+    low, high = torch.aminmax(e_y)
+    return low.item() >= LOW and high.item() < math.inf and others.amax().item() <= HIGH
 
 
 def _sums(x: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:

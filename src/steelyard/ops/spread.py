@@ -41,8 +41,11 @@ def forward(logits: Tensor, work: Work) -> tuple[Tensor, Kept]:
     log_p = _log_p(x, largest, log_sum)
     value, steepness = work.tail.both(log_p, work.class_parameter(log_p))
     part = _part(work, log_p)
-    rows = scaled(share, scaled(part, value).sum(1))
-    return rows, Kept(largest, log_sum, (part * steepness).sum(1), share)
+    rows = scaled(part, value).sum(1)
+    if work.of_indices and work.smoothing == 1:  # PyTorch's 0 of the target's own is NaN
+        index = work.target.masked_fill(work.ignored(), 0).unsqueeze(1)
+        rows = rows + 0 * value.gather(1, index).squeeze(1)
+    return scaled(share, rows), Kept(largest, log_sum, (part * steepness).sum(1), share)
 
 
 def backward(logits: Tensor, work: Work, kept: Kept, gradient: Tensor) -> Tensor:

@@ -1,23 +1,36 @@
-"""The losses in a graph that someone else compiles: one node, with a gradient that fuses."""
+"""The losses in a graph that the user compiles: one node, with a gradient that fuses."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from steelyard.ops import explicit, spread
+from steelyard.ops import compat, explicit, spread
 from steelyard.ops.reference import reduced
 from steelyard.ops.work import Mean, Work
 
 
 def losses(logits: Tensor, work: Work, mean: Mean | None) -> Tensor:
     """The losses (N, d…), or their mean."""
+    if work.of_indices:
+        _refuse_no_class(logits, work)
     rows = _Losses.apply(logits, work)  # type: ignore[no-untyped-call]
     if not work.of_indices:
         return reduced(rows, mean, work.sample_weight, torch.zeros_like(rows, dtype=torch.bool))
     ignored = work.ignored()
     index = work.target.masked_fill(ignored, 0)
     return reduced(rows, mean, work.share(index, ignored, work.sample_weight), ignored)
+
+
+def _refuse_no_class(logits: Tensor, work: Work) -> None:
+    """Compiled code would read outside of its memory, or count from the end."""
+    target, classes = work.target, logits.shape[1]
+    inside = ((target >= 0) & (target < classes)) | work.ignored()
+    compat.assert_async(
+        inside.all(),
+        f"a target is outside [0, {classes}) and is not ignore_index={work.ignore_index}; the same "
+        "call outside of torch.compile names it",
+    )
 
 
 class _Losses(torch.autograd.Function):

@@ -75,6 +75,12 @@ class Work(NamedTuple):
         smoothing = self.smoothing
         return isinstance(smoothing, Tensor) or smoothing > 0 or self.target.is_floating_point()
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor that takes part, but the logits."""
+        each = (self.target, self.sample_weight, self.weight, self.parameter, *self.edit)
+        return tuple(t for t in each if isinstance(t, Tensor))
+
     def ignored(self) -> Tensor:
         """Which positions count nowhere, (N, d…)."""
         return self.target == self.ignore_index
@@ -118,7 +124,7 @@ class Mean(NamedTuple):
     Attributes:
         over: "share", the sum of what the positions count; "count", how many are not ignored; a
             0-d tensor; or None: the sum stays a sum.
-        nothing: in the place of 0: infinity makes a mean over nothing 0, and 0 makes it NaN.
+        nothing: in the place of 0: infinity makes a mean over nothing 0, and NaN makes it NaN.
     """
 
     over: str | Tensor | None = None
