@@ -232,7 +232,8 @@ def test_refuses_by_what_it_is_given() -> None:
         torch.autograd.forward_ad.dual_level(),
         pytest.raises(RuntimeError, match="forward-mode differentiation is active"),
     ):
-        sy.cross_entropy_loss(LOGITS, TARGET, engine="triton")
+        dual = torch.autograd.forward_ad.make_dual(LOGITS, torch.ones_like(LOGITS))
+        sy.cross_entropy_loss(dual, TARGET, engine="triton")
 
 
 @pytest.mark.usefixtures("here")
