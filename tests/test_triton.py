@@ -216,6 +216,7 @@ def test_takes_what_it_can() -> None:
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of make_dual
 def test_refuses_by_what_it_is_given() -> None:
     assert "torch.float64, and it takes float32, bfloat16 and float16" in refusal(LOGITS.double())
     assert "need log p of all classes" in refusal(label_smoothing=0.1)
