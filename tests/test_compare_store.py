@@ -6,11 +6,10 @@ import re
 import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from steelyard.compare.store import FILE, Store, write_atomically
+from steelyard.compare.store import FILE, Store
 from steelyard.compare.study import StudyError
 
 CELL = {"seed": 0, "candidate": "focal", "status": "done"}
@@ -78,31 +77,6 @@ def test_a_full_disk_is_said_and_corrupts_nothing(tmp_path):
             store.add(big, 1.0)
     with Store(tmp_path) as store:
         assert set(store.cells()) == {(0, "focal")}
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "results.json"
-    write_atomically(path, "old")
-    write_atomically(path, "new")
-    assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["results.json"]
-    with pytest.raises(StudyError, match="could not be written: "):
-        write_atomically(tmp_path / "none" / "results.json", "x")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
-def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "results.json"
-    write_atomically(path, "old")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StudyError, match="could not be written: No space left on device"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["results.json"]
 
 
 def test_the_database_names_its_tables(tmp_path):

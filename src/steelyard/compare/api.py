@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steelyard._files import write_atomically
 from steelyard.compare.candidates import choose
 from steelyard.compare.data import from_any
 from steelyard.compare.runner import run_study
-from steelyard.compare.store import write_atomically
-from steelyard.compare.study import Study
+from steelyard.compare.study import Study, StudyError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,8 +128,15 @@ def run(
 
 
 def write_results(results: dict[str, Any], folder: Path) -> Path:
-    """Write `results.json` in one step, and return its path."""
+    """Write `results.json` in one step, and return its path.
+
+    Raises:
+        StudyError: the folder cannot be written or the disk is full; an older file is untouched.
+    """
     path = folder / "results.json"
     text = json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False)
-    write_atomically(path, text + "\n")
+    try:
+        write_atomically(path, text + "\n")
+    except OSError as error:
+        raise StudyError(f"{path} could not be written: {error.strerror}") from error
     return path

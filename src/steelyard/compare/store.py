@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,29 +115,6 @@ class Store:
             ) from error
         except OSError as error:
             raise StudyError(f"{self.folder} cannot be used: {error.strerror}") from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file by another in one step: a reader never meets half of it.
-
-    Raises:
-        StudyError: the folder cannot be written or the disk is full; the old file is untouched.
-    """
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise StudyError(f"{path} could not be written: {error.strerror}") from error
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

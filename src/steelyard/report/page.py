@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from steelyard._files import write_atomically
 from steelyard.report import diagnosis, numbers, outcomes, tables
 from steelyard.report.reading import Reading
 from steelyard.report.style import DARK, Picture
@@ -30,19 +29,7 @@ def write(results: Mapping[str, Any], path: Path) -> None:
         ValueError: the results have another schema.
         OSError: the folder cannot be written, or the disk is full; an older page is untouched.
     """
-    text = render(results)
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(Path(path), render(results))
 
 
 def render(results: Mapping[str, Any]) -> str:
