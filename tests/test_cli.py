@@ -1,8 +1,12 @@
 """The command as a user meets it: what it prints, what it refuses, and how it ends."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from inspect import signature
 
 import numpy as np
 import polars as pl
@@ -306,3 +310,105 @@ def test_the_command_starts_with_torch_alone():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+ROW = ["--logits", "[[1, 2]]", "--target", "[0]"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*ROW, "--engine", "triton"], "engine='triton' cannot do this: the logits are on the CPU"),
+        (["--logits", f"[[{10**400}, 1]]", "--target", "[0]"], "--logits is '[[1000"),
+        (["--logits", "[" * 100_000, "--target", "[0]"], "--logits is '[[[["),
+        (["--logits", '{"a": 1}', "--target", "[0]"], "--logits is '{\"a\": 1}'; expected"),
+        (["--logits", "[[1, 2]]", "--target", f"[{10**400}]"], "--target is '[1000"),
+        ([*ROW, "--weight", f"{10**400},1"], "weight of class 0 is inf: expected finite"),
+        ([*ROW, "--sample-weight", f"[{10**400}]"], "--sample-weight is '[1000"),
+        ([*ROW, "--loss", "ldam", "--class-counts", f"{10**400},1"], "counts: class 0 has inf"),
+        ([*ROW, "--ignore-index", str(10**400)], ""),
+    ],
+)  # fmt: skip
+def test_explain_survives_what_no_tensor_holds(capsys, arguments, message):
+    code, printed, said = run(capsys, "explain", *arguments)
+    assert (code, printed) == (2, "")
+    assert said.startswith(f"steelyard: {message}")
+    assert said.count("\n") == 1
+    assert len(said) < 300
+
+
+def test_every_number_that_a_loss_takes_is_an_option_of_explain(capsys):
+    for name, kind in losses_by_name().items():
+        counts = ["--class-counts", "9,1"] if "class_counts" in str(signature(kind)) else []
+        for keyword in signature(kind).parameters.values():
+            if isinstance(keyword.default, float):
+                option = f"--{keyword.name.replace('_', '-')}"
+                arguments = [*ROW, "--loss", name, *counts, option, keyword.default]
+                assert run(capsys, "explain", *arguments)[0] == 0, (name, option)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ModuleNotFoundError("No module named 'rhich'", name="rhich"),
+            "this needs rhich, which is not installed: pip install 'steelyard[compare]'",
+        ),
+        (
+            ModuleNotFoundError("No module named 'polars._plr'", name="polars._plr"),
+            "polars._plr is installed and cannot be imported: No module named 'polars._plr'",
+        ),
+        (
+            ImportError("libgomp.so.1: cannot open shared object file\nmore", name="sklearn"),
+            "sklearn is installed and cannot be imported: libgomp.so.1: cannot open shared",
+        ),
+        (ImportError("half a wheel"), "a library is installed and cannot be imported: half a"),
+    ],
+)
+def test_a_broken_library_is_not_a_missing_one(capsys, monkeypatch, error, said):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr("steelyard.cli._weights", fail)
+    code, _, found = run(capsys, "weights", "x.csv")
+    assert code == 2
+    assert found.startswith(f"steelyard: {said}")
+    assert found.count("\n") == 1
+
+
+def test_a_missing_module_of_our_own_is_a_defect_and_looks_like_one(monkeypatch):
+    def fail(_):
+        raise ModuleNotFoundError("No module named 'steelyard.lost'", name="steelyard.lost")
+
+    monkeypatch.setattr("steelyard.cli._weights", fail)
+    with pytest.raises(ModuleNotFoundError, match=r"steelyard\.lost"):
+        main(["weights", "x.csv"])
+
+
+def test_a_terminal_that_knows_ascii_only_gets_everything():
+    script = "import sys; from steelyard.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["explain", "--logits", THREE, "--target", "[0,1,0]"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert r"1\xb70.371101" in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize("wait", [0.05, 0.3, 0.8, 1.5])
+def test_ctrl_c_while_importing_is_quiet(wait):
+    script = "import _steelyard, sys, time; sys.argv[1:] = ['compare', '--out', '/dev/null/x']; "
+    script += "print(flush=True); sys.exit(_steelyard.main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.readline()
+    time.sleep(wait)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130)
+    assert "Traceback" not in said

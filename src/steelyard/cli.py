@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib.util
+import inspect
+import io
 import json
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,25 +34,67 @@ class UsageError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, 2 for what cannot be done, 130 for Ctrl-C."""
+    _make_streams_write_anything()
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], None] = options.command
     try:
-        command(options)
+        with _ended_by_signals():
+            command(options)
     except UsageError as error:
         return _refuse(str(error))
     except ImportError as error:
-        if (error.name or "").partition(".")[0] == PROGRAM:
-            raise
-        return _refuse(
-            f"this needs {error.name}, which is not installed: pip install "
-            "'steelyard[compare]', or in a checkout pip install '.[compare]'"
-        )
+        return _refuse(_unimportable(error))
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # `steelyard … | head` is no mistake
         sys.stderr.close()
         return 0
     return 0
+
+
+def _make_streams_write_anything() -> None:
+    """Write a character that the terminal's encoding lacks as its escape, and go on."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal raise, so that whoever holds something lets go of it."""
+    if threading.current_thread() is not threading.main_thread():  # signals are not ours there
+        yield
+        return
+
+    def end(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), end) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def _unimportable(error: ImportError) -> str:
+    """What to do about a library that is not there, or is there and broken."""
+    name = error.name or ""
+    library = name.partition(".")[0]
+    if library == PROGRAM:
+        raise error
+    if library and importlib.util.find_spec(library) is None:
+        return (
+            f"this needs {library}, which is not installed: pip install "
+            "'steelyard[compare]', or in a checkout pip install '.[compare]'"
+        )
+    return f"{name or 'a library'} is installed and cannot be imported: {first_line(error)}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or the name of its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _refuse(message: str) -> int:
@@ -228,8 +276,8 @@ def _add_explain(commands: Commands) -> None:
     )
     explain.add_argument("--weight", metavar="W,W,…", help="one number per class")
     explain.add_argument("--class-counts", metavar="N,N,…", help="one count per class")
-    for name in ("gamma", "epsilon", "q", "tau", "beta", "max-margin", "scale", "label-smoothing"):
-        explain.add_argument(f"--{name}", type=float, metavar="X")
+    for name in _numbers_of_losses():
+        explain.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X")
     explain.add_argument("--ignore-index", type=int, metavar="CLASS")
     for name in ("reduction", "mean-over", "empty", "engine"):
         explain.add_argument(f"--{name}", metavar="NAME")
@@ -266,7 +314,7 @@ def _explain(options: argparse.Namespace) -> None:
             sample_weight=sample_weight,
             denominator=options.denominator,
         )
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
         raise UsageError(str(error)) from error
     print(json.dumps(explanation.to_dict()) if options.json else explanation)
 
@@ -277,8 +325,18 @@ def losses_by_name() -> dict[str, type[SoftmaxLoss]]:
     return {
         _kebab(kind.__name__.removesuffix("Loss")): kind
         for kind in classes
-        if kind is not SoftmaxLoss
+        if issubclass(kind, SoftmaxLoss) and kind is not SoftmaxLoss
     }
+
+
+def _numbers_of_losses() -> list[str]:
+    """The keywords of all losses that are one number, as `gamma` is."""
+    keywords = (
+        parameter
+        for kind in losses_by_name().values()
+        for parameter in inspect.signature(kind).parameters.values()
+    )
+    return sorted({keyword.name for keyword in keywords if isinstance(keyword.default, float)})
 
 
 def _kebab(name: str) -> str:
@@ -288,11 +346,21 @@ def _kebab(name: str) -> str:
     return "".join(f"-{c.lower()}" if c.isupper() else c for c in name).lstrip("-")
 
 
+# What reading a text raises (a very deep one, too), and what making a tensor of it does.
+_NOT_PYTHON = (ValueError, SyntaxError, RecursionError, MemoryError)
+_NOT_A_TENSOR = (ValueError, TypeError, RuntimeError, OverflowError)
+
+
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:  # JSON has no .9, which is what people type
         return ast.literal_eval(text)
+
+
+def _cut(text: str) -> str:
+    """As much of a text as an error needs to show."""
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _numbers(name: str, text: str) -> list[float]:
@@ -301,16 +369,24 @@ def _numbers(name: str, text: str) -> list[float]:
     except ValueError as error:
         option = name.replace("_", "-")
         raise UsageError(
-            f"--{option} is {text!r}; expected one number per class, as in 1,2.5"
+            f"--{option} is {_cut(text)!r}; expected one number per class, as in 1,2.5"
         ) from error
 
 
 def _tensor(name: str, text: str) -> torch.Tensor:
     try:
         return torch.tensor(_parsed(text))
-    except (ValueError, TypeError, SyntaxError) as error:
+    except (
+        ValueError,
+        TypeError,
+        SyntaxError,
+        RuntimeError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
         raise UsageError(
-            f"--{name} is {text!r}; expected numbers as JSON, as in '[[0.9, 0.1], [0.8, 0.2]]'"
+            f"--{name} is {_cut(text)!r}; expected numbers as JSON, as in "
+            "'[[0.9, 0.1], [0.8, 0.2]]'"
         ) from error
 
 
