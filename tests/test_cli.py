@@ -1,12 +1,15 @@
 """The command as a user meets it: what it prints, what it refuses, and how it ends."""
 
+import errno
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from inspect import signature
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -15,6 +18,7 @@ import torch
 
 import steelyard as sy
 from steelyard.cli import losses_by_name, main
+from steelyard.compare.command import default_folder
 
 QUICK = ["--seeds", "1", "--draws", "1", "--epochs", "1", "--hidden", "4"]
 
@@ -95,6 +99,117 @@ def test_other_options_in_the_same_folder_are_refused(table, tmp_path, capsys):
     code, _, said = run(capsys, *arguments)
     assert code == 2
     assert "holds another study (data was table.csv (" in said
+    assert "), now table.csv (" in said
+
+
+def test_each_file_has_a_folder_of_its_own(table, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick = ["--draws", "1", "--epochs", "1", "--hidden", "4", "--seeds", "1"]
+    assert run(capsys, "compare", *quick)[0] == 0
+    assert run(capsys, "compare", "table.csv", "--target", "y", *quick)[0] == 0
+    found = sorted(path.parent.name for path in Path("steelyard-results").glob("*/results.json"))
+    assert found == ["digits", "table"]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("a.csv", "a"),
+        ("dir/b.c.parquet", "b.c"),
+        ("...csv", "data"),
+        ("x\ny.csv", r"x\ny"),
+        ("\udcff.npz", r"\udcff"),
+    ],
+)
+def test_the_default_folder_comes_from_the_name(name, folder):
+    assert default_folder(Path(name)) == Path("steelyard-results", folder)
+    assert default_folder(None) == Path("steelyard-results/digits")
+
+
+def test_the_same_file_under_another_name_is_the_same_study(table, tmp_path, capsys, monkeypatch):
+    arguments = ("--target", "y", "--out", tmp_path / "out", *QUICK, "--json")
+    _, first, _ = run(capsys, "compare", table, *arguments)
+    other = table.rename(tmp_path / "other.csv")
+    monkeypatch.setattr("steelyard.compare.runner.timed_group", None)
+    code, second, said = run(capsys, "compare", other, *arguments)
+    assert (code, said) == (0, "")
+    assert second == first.replace("table.csv", "other.csv")
+
+
+def read_only(monkeypatch):
+    """As a disk that cannot be written: root may write whatever the rights say."""
+    connect, open_ = sqlite3.connect, Path.open
+
+    def read(self, mode="r", *arguments, **options):
+        if set("xwa+") & set(mode):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return open_(self, mode, *arguments, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", lambda path: connect(f"file:{path}?mode=ro", uri=True))
+    monkeypatch.setattr(Path, "open", read)
+
+
+def test_a_finished_study_is_shown_from_a_disk_that_cannot_be_written(
+    table, tmp_path, capsys, monkeypatch
+):
+    arguments = ("compare", table, "--target", "y", "--out", tmp_path / "out", *QUICK)
+    _, first, _ = run(capsys, *arguments)
+    with monkeypatch.context() as patched:
+        read_only(patched)
+        assert run(capsys, *arguments) == (0, first, "")
+    with sqlite3.connect(tmp_path / "out/study.sqlite") as database:
+        database.execute("DELETE FROM cell")
+    database.close()
+    (tmp_path / "out/results.json").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr("steelyard.compare.runner.timed_group", None)  # nothing is trained in vain
+        read_only(patched)
+        code, printed, said = run(capsys, *arguments)
+    assert (code, printed) == (2, "")
+    assert "study.sqlite could not be written or read (attempt to write a readonly" in said
+
+
+def test_the_answer_is_shown_even_where_no_file_can_be_written(
+    table, tmp_path, capsys, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("steelyard.compare.api.write_atomically", full)
+    code, printed, said = run(
+        capsys, "compare", table, "--target", "y", "--out", tmp_path / "out", *QUICK
+    )
+    assert code == 2
+    assert "Cross-entropy" in printed
+    assert said.endswith("results.json could not be written: No space left on device\n")
+
+
+MARKUP = ["[/dog]", "[red]", "x [/b]", ":smile:", "[link=file:///etc]", "a\nb", "\x1b[2J", "[[x]]"]
+
+
+def test_names_are_never_markup(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(MARKUP, 10)
+    columns = {f"n{name}": rng.normal(size=80) for name in MARKUP}
+    columns |= {f"l{name}": [[1, 2]] * 80 for name in MARKUP}  # lists are left out, with a note
+    target, out = "y [/b]", tmp_path / "out [i]"
+    path = tmp_path / "a :smile:.parquet"
+    pl.DataFrame(columns | {target: labels}).write_parquet(path)
+    code, printed, _ = run(capsys, "compare", path, "--target", target, "--out", out, *QUICK)
+    assert code == 0
+    assert printed.startswith("a :smile:.parquet: 80 rows")
+    assert "l[/dog], l[red], lx [/b], l:smile:" in " ".join(printed.split())
+    assert "\x1b" not in printed
+    assert (out / "report.html").exists()
+    code, printed, _ = run(capsys, "weights", path, "--target", target)
+    assert code == 0
+    for name in MARKUP[:5]:
+        assert f"\n{name} " in printed
+    assert r"a\nb " in printed
+    code, _, said = run(capsys, "compare", path, "--target", "[/z]", "--out", out)
+    assert code == 2
+    assert said.count("\n") == 1
+    assert "there is no column '[/z]' (columns: n[/dog], n[red], nx [/b]" in said
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,21 @@
 """Groups elsewhere: processes here, and a real Dask cluster on loopback that loses a worker."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import CancelledError
+from concurrent.futures.process import BrokenProcessPool
 
 import joblib
+import psutil
 import pytest
 
 from steelyard.compare import cluster as cluster_module
 from steelyard.compare.data import load_digits
-from steelyard.compare.runner import run_study
+from steelyard.compare.runner import Silence, run_study
 from steelyard.compare.study import Study, StudyError
 
 # Six groups: one for each seed.
@@ -30,6 +35,47 @@ def here():
 @pytest.mark.slow
 def test_processes_give_the_same_results(here):
     assert without_times(run_study(DATA, STUDY, workers=2)) == here
+
+
+COMMAND = "compare --loss focal --seeds 8 --draws 2 --epochs 2000 --group 8 --workers 2 --out"
+SCRIPT = "import sys, _steelyard; sys.exit(_steelyard.main())"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs signals")
+@pytest.mark.parametrize("ending", ["SIGTERM", "SIGKILL", "SIGHUP", "Ctrl-C"])
+def test_every_ending_ends_the_workers(ending, tmp_path):
+    """Whoever waits for the command's output waits for all who hold it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *COMMAND.split(), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    workers = []
+    while len(workers) < 3:  # and a tracker of joblib's
+        assert process.poll() is None
+        time.sleep(0.05)
+        workers = psutil.Process(process.pid).children(recursive=True)
+    time.sleep(0.5)
+    if ending == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(getattr(signal, ending))
+    printed, said = process.communicate(timeout=60)
+    assert printed == ""
+    assert "Traceback" not in said
+    assert not psutil.wait_procs(workers, timeout=5)[1]
+
+
+def test_a_worker_that_is_killed_is_one_sentence(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise BrokenProcessPool("a process was terminated abruptly")
+
+    monkeypatch.setattr(joblib, "Parallel", lambda **_: fail)
+    with pytest.raises(StudyError, match="a worker process ended before its group was done"):
+        run_study(DATA, STUDY, tmp_path, workers=2)
 
 
 def free_port():
@@ -85,18 +131,12 @@ def cluster(tmp_path):
         running.close()
 
 
-class KillOne:
+class KillOne(Silence):
     """Watches a study, and kills one of the cluster's workers when the first group is done."""
 
     def __init__(self, cluster):
         self.cluster = cluster
         self.groups = 0
-
-    def begin(self, groups, cells):
-        pass
-
-    def tick(self, group, share):
-        pass
 
     def finished(self, group, cells):
         self.groups += 1

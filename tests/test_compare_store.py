@@ -12,7 +12,7 @@ import pytest
 from steelyard.compare.store import FILE, Store
 from steelyard.compare.study import StudyError
 
-CELL = {"seed": 0, "candidate": "focal", "status": "done"}
+CELL = {"seed": 0, "candidate": "focal", "trials": [], "status": "failed", "reason": "all failed"}
 
 
 def test_cells_survive_and_an_unfinished_group_leaves_nothing(tmp_path):
@@ -62,7 +62,7 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path):
 
 def test_a_damaged_store_is_refused_in_words(tmp_path):
     (tmp_path / FILE).write_bytes(b"not a database" * 100)
-    with pytest.raises(StudyError, match=r"could not be written or read .*not a database"):
+    with pytest.raises(StudyError, match=r"is damaged, or no study .*not a database"):
         Store(tmp_path)
 
 

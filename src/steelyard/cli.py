@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import torch
 
 import steelyard as sy
+from steelyard._text import first_line, printable
 from steelyard.losses import SoftmaxLoss
 
 PROGRAM = "steelyard"
@@ -92,13 +93,8 @@ def _unimportable(error: ImportError) -> str:
     return f"{name or 'a library'} is installed and cannot be imported: {first_line(error)}"
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or the name of its kind."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _refuse(message: str) -> int:
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    print(f"{PROGRAM}: {printable(message)}", file=sys.stderr)
     return REFUSED
 
 
@@ -106,7 +102,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as the other errors do."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(REFUSED, f"{PROGRAM}: {message} (see {self.prog} --help)\n")
+        self.exit(REFUSED, f"{PROGRAM}: {printable(message)} (see {self.prog} --help)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -168,9 +164,9 @@ def _add_compare(commands: Commands) -> None:
     compare.add_argument(
         "--out",
         type=Path,
-        default=Path("steelyard-results"),
         metavar="DIR",
-        help="folder of results.json, report.html and the store (%(default)s)",
+        help="folder of results.json, report.html and the store; default: steelyard-results/ and "
+        "the name of the data",
     )
     compare.add_argument(
         "--workers",
@@ -189,17 +185,20 @@ def _add_compare(commands: Commands) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
+    from steelyard.compare.api import write_results
     from steelyard.compare.command import run_command, show
     from steelyard.compare.study import StudyError
 
     try:
-        results, path = run_command(options)
+        results, folder = run_command(options)
+        # Shown first: whatever happens to the files, the answer is not lost.
+        show(results, as_json=options.json)
+        path = write_results(results, folder)
     except StudyError as error:
         raise UsageError(str(error)) from error
-    show(results, as_json=options.json)
-    page = _write_page(results, options.out)
+    page = _write_page(results, folder)
     if not options.json:
-        print(f"\nWritten: {path} and {page.name}")
+        print(f"\nWritten: {printable(str(path))} and {page.name}")
 
 
 def _add_weights(commands: Commands) -> None:
@@ -241,11 +240,11 @@ def _report(options: argparse.Namespace) -> None:
         results = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(f"there is no {path}; `steelyard compare --out …` writes it") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} could not be read: {error}") from error
     try:
         print(_write_page(results, options.folder))
-    except (KeyError, ValueError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} does not hold the results of a study: {error}") from error
 
 

@@ -59,12 +59,10 @@ class Comparison:
         return pd.DataFrame(rows)
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        from steelyard.compare.console import print_results
+        from steelyard.compare.console import plain_console, print_results
 
         text = io.StringIO()
-        print_results(self.results, Console(file=text, width=100))
+        print_results(self.results, plain_console(file=text, width=100))
         return text.getvalue()
 
     def _repr_html_(self) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from scipy.stats import qmc
 
+from steelyard._results import BASELINE
 from steelyard.compare.study import Candidate, Range, StudyError, Trial
 
 # Drawn alike for every candidate: for one seed, draw k has one learning rate, one weight decay
@@ -68,7 +69,6 @@ CANDIDATES = (
         deferred=True,
     ),
 )
-BASELINE = "cross-entropy"
 # A fancier loss must have something to beat, so these are in every study.
 ALWAYS = (BASELINE, "post-hoc", "weighted-cross-entropy")
 DEFAULT = (
@@ -99,7 +99,13 @@ def candidate(name: str) -> Candidate:
 
 
 def choose(names: Sequence[str] | None) -> tuple[str, ...]:
-    """The candidates of a study: those asked for and the baselines, simplest first."""
+    """The candidates of a study: those asked for and the baselines, simplest first.
+
+    Raises:
+        StudyError: the names are one text, or one of them names nothing.
+    """
+    if isinstance(names, str):
+        raise StudyError(f"losses is {names!r}; expected a list of names: losses=[{names!r}]")
     wanted = {candidate(name).name for name in (names or DEFAULT)} | set(ALWAYS)
     return tuple(item.name for item in CANDIDATES if item.name in wanted)
 

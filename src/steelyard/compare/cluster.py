@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from multiprocessing import resource_tracker
 from typing import Any
 
 import joblib
+from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.backend import resource_tracker as lokys_tracker
 
+from _steelyard import end_with_parent
+from steelyard._text import first_line
 from steelyard.compare.data import Data
 from steelyard.compare.group import Cell, Group, timed_group
 from steelyard.compare.study import Study, StudyError
@@ -31,7 +39,8 @@ def run_parallel(
     every worker. A Dask worker that dies is replaced by another: its groups run again.
 
     Raises:
-        StudyError: the cluster's library is not installed, or the cluster cannot be reached.
+        StudyError: the cluster's library cannot be imported, the cluster cannot be reached, or a
+            process here ended before its work was done.
     """
     with ExitStack() as stack:
         if backend == "dask":
@@ -41,26 +50,60 @@ def run_parallel(
             _connect_ray(address)
             stack.enter_context(joblib.parallel_config("ray"))
         else:
-            stack.enter_context(joblib.parallel_config("loky", n_jobs=workers))
+            stack.enter_context(_processes(workers))
         left = list(groups)
         for attempt in range(_ATTEMPTS):
             parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1)
             calls = [joblib.delayed(timed_group)(data, study, group) for group in left]
             try:
-                for done in parallel(calls):
+                with _ctrl_c_reaches_only_us():
+                    results = parallel(calls)
+                for done in results:
                     left.remove(done[0])
                     yield done
                 return
+            except BrokenProcessPool as error:
+                raise StudyError(
+                    "a worker process ended before its group was done, as happens where memory "
+                    "runs out; try fewer --workers or a smaller --group. What was finished before "
+                    "is kept"
+                ) from error
             except CancelledError:  # a worker died with a result that nobody had fetched yet
                 if attempt == _ATTEMPTS - 1:
                     raise
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[None]:
+    """Processes on this machine that end with this block, however it ends, and with this one."""
+    options: dict[str, Any] = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
+    with joblib.parallel_config("loky", n_jobs=workers, **options):
+        try:
+            yield
+        finally:
+            get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+@contextmanager
+def _ctrl_c_reaches_only_us() -> Iterator[None]:
+    """Start processes that a terminal's Ctrl-C passes by; their parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    for tracker in (resource_tracker, lokys_tracker):
+        tracker.ensure_running()  # when they start, they lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _dask_client(address: str | None) -> Any:
     try:
         from distributed import Client
     except ImportError as error:
-        raise StudyError("--backend dask needs pip install 'dask[distributed]'") from error
+        raise StudyError(_needs("dask", "dask[distributed]", error)) from error
     try:
         return Client(address, timeout=5, set_as_default=False)
     except (OSError, TimeoutError) as error:
@@ -72,6 +115,10 @@ def _connect_ray(address: str | None) -> None:
         # By name: ray is no dependency, not even of the type checker.
         ray, bridge = import_module("ray"), import_module("ray.util.joblib")
     except ImportError as error:
-        raise StudyError("--backend ray needs pip install 'ray[default]'") from error
+        raise StudyError(_needs("ray", "ray[default]", error)) from error
     ray.init(address=address, ignore_reinit_error=True)
     bridge.register_ray()
+
+
+def _needs(backend: str, requirement: str, error: ImportError) -> str:
+    return f"--backend {backend} needs pip install {requirement!r} ({first_line(error)})"

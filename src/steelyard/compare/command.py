@@ -7,25 +7,26 @@ import json
 import shlex
 import sys
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from steelyard.compare.api import write_results
+from steelyard._text import printable
 from steelyard.compare.candidates import choose
-from steelyard.compare.console import LiveTable, PlainLines, print_results
+from steelyard.compare.console import LiveTable, PlainLines, plain_console, print_results
 from steelyard.compare.data import load, load_digits
 from steelyard.compare.runner import check_backend, run_study
 from steelyard.compare.store import FILE
 from steelyard.compare.study import Study
 
+RESULTS = Path("steelyard-results")
+
 
 def run_command(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
-    """Run the study that the command line asks for, and write its results.
+    """Run the study that the command line asks for.
 
     Returns:
-        The results, and the path of their file.
+        The results, and the folder where they belong.
 
     Raises:
         StudyError: it cannot be run.
@@ -34,34 +35,41 @@ def run_command(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     study = Study(**given | {"losses": choose(options.losses)})
     check_backend(options.workers, options.backend, options.address)
     data = load_digits() if options.data is None else load(options.data, options.target)
+    data = replace(data, name=printable(data.name))
+    folder = options.out or default_folder(options.data)
     try:
         with _watcher(study) as watcher:
             results = run_study(
                 data,
                 study,
-                options.out,
+                folder,
                 watcher=watcher,
                 workers=options.workers,
                 backend=options.backend,
                 address=options.address,
             )
     except KeyboardInterrupt:
-        _say_how_to_resume(options.out)
+        _say_how_to_resume(folder)
         raise
-    return results, write_results(results, options.out)
+    return results, folder
+
+
+def default_folder(data: Path | None) -> Path:
+    """Where the study of a file is kept: each file has a folder of its own."""
+    name = "digits" if data is None else printable(data.stem).strip(". ")
+    return RESULTS / (name or "data")
 
 
 def show(results: dict[str, Any], *, as_json: bool) -> None:
     """Print the results: tables and the verdict, or everything as JSON."""
     if as_json:
-        json.dump(results, sys.stdout, indent=1, allow_nan=False, ensure_ascii=False)
-        print()
+        print(json.dumps(results, indent=1, allow_nan=False))
     else:
-        print_results(results, Console())
+        print_results(results, plain_console())
 
 
 def _watcher(study: Study) -> AbstractContextManager[Any]:
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     return LiveTable(study, console) if console.is_terminal else PlainLines(study, sys.stderr)
 
 

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from steelyard._text import printable
 from steelyard.compare.candidates import candidate
 from steelyard.compare.group import Cell, Group
 from steelyard.compare.scores import TITLES
@@ -28,7 +29,7 @@ class Progressing:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.cells: list[Cell] = []
+        self.cells: dict[tuple[int, str], Cell] = {}
         self.total = study.seeds * len(study.losses)
         self._begun = time.monotonic()
         self._before = 0
@@ -37,20 +38,28 @@ class Progressing:
     def begin(self, groups: Sequence[Group], cells: Sequence[Cell]) -> None:  # noqa: ARG002
         """See `Watcher`."""
         self._begun = time.monotonic()
-        self.cells = list(cells)
+        self._add(cells)
         self._before = len(cells)
         self.show()
 
     def tick(self, group: Group, share: float) -> None:
         """See `Watcher`."""
-        self._under_way[group] = share * len(group.cells)
+        new = [cell for cell in group.cells if cell not in self.cells]
+        self._under_way[group] = share * len(new)
         self.show()
 
     def finished(self, group: Group, cells: Sequence[Cell]) -> None:
         """See `Watcher`."""
         self._under_way.pop(group, None)
-        self.cells += cells
+        self._add(cells)
         self.show()
+
+    def note(self, sentence: str) -> None:
+        """See `Watcher`."""
+
+    def _add(self, cells: Sequence[Cell]) -> None:
+        # By seed and candidate: a group of which a part was finished before is trained whole.
+        self.cells |= {(cell["seed"], cell["candidate"]): cell for cell in cells}
 
     def show(self) -> None:
         """Bring what is shown up to date."""
@@ -99,6 +108,10 @@ class PlainLines(Progressing):
             f"({len(self.cells)} of {self.total}{rest})"
         )
 
+    def note(self, sentence: str) -> None:
+        """See `Watcher`."""
+        self._print(printable(sentence))
+
     def _print(self, line: str) -> None:
         print(line, file=self.stream, flush=True)
 
@@ -132,6 +145,10 @@ class LiveTable(Progressing):
     ) -> None:
         self._live.__exit__(kind, error, trace)
 
+    def note(self, sentence: str) -> None:
+        """See `Watcher`."""
+        self._live.console.print(printable(sentence))
+
     def show(self) -> None:
         """See `Progressing`."""
         left = self.remaining()
@@ -145,11 +162,16 @@ class LiveTable(Progressing):
         table.add_column("seeds", justify="right")
         table.add_column(f"mean {TITLES[self.study.select]}", justify="right")
         for name in self.study.losses:
-            done = [cell for cell in self.cells if cell["candidate"] == name]
+            done = [cell for cell in self.cells.values() if cell["candidate"] == name]
             scores = [c["scores"][self.study.select] for c in done if c["status"] == "done"]
             mean = f"{100 * sum(scores) / len(scores):.1f}" if scores else "–"
             table.add_row(candidate(name).title, f"{len(done)}/{self.study.seeds}", mean)
         return table
+
+
+def plain_console(**options: Any) -> Console:
+    """A console that shows text as it is: names may look like markup or like emoji codes."""
+    return Console(markup=False, emoji=False, highlight=False, **options)
 
 
 def print_results(results: Mapping[str, Any], console: Console) -> None:
@@ -158,30 +180,28 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
     split = data["split"]
     train = data["train_counts"]
     console.print(
-        f"{data['name']}: {data['rows']:,} rows, {data['columns']} columns, "
+        f"{printable(data['name'])}: {data['rows']:,} rows, {data['columns']} columns, "
         f"{len(data['classes'])} classes; training rows per class from {max(train):,} down to "
         f"{min(train):,}.",
-        highlight=False,
     )
     for note in data["notes"]:
-        console.print(note, highlight=False)
+        console.print(printable(note))
     console.print(
         f"{split['train']:,} rows train, {split['validation']:,} choose among {study['draws']} "
         f"draws per loss, {split['test']:,} test; {study['seeds']} seeds; mean ± standard "
         "deviation over seeds, in percent.",
-        highlight=False,
     )
     console.print()
     console.print(score_table(results, console.width))
     console.print()
     for sentence in results["verdict"]["sentences"]:
-        console.print(sentence, highlight=False)
+        console.print(sentence)
     for line in _failures(results):
-        console.print(line, highlight=False)
+        console.print(line)
     if results["verdict"]["code"]:
         console.print()
         for line in results["verdict"]["code"].splitlines():
-            console.print(f"    {line}", highlight=False, markup=False)
+            console.print(f"    {line}", soft_wrap=True)
 
 
 def score_table(results: Mapping[str, Any], width: int) -> Table:

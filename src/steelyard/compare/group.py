@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steelyard.compare.candidates import BASELINE, candidate, draw_trials
+from steelyard._results import BASELINE
+from steelyard.compare.candidates import candidate, draw_trials
 from steelyard.compare.data import Data
 from steelyard.compare.network import Networks
 from steelyard.compare.objective import Objective, build_loss, stack_order

@@ -37,7 +37,8 @@ from typing import Any
 import torch
 
 import steelyard as sy
-from steelyard.compare.candidates import BASELINE, candidate, python_lines
+from steelyard._results import BASELINE, SCHEMA
+from steelyard.compare.candidates import candidate, python_lines
 from steelyard.compare.data import Data
 from steelyard.compare.group import Cell
 from steelyard.compare.prepare import Prepared
@@ -45,7 +46,6 @@ from steelyard.compare.scores import LOWER_IS_BETTER, TITLES
 from steelyard.compare.study import SELECTABLE, Candidate, Study
 from steelyard.compare.verdict import compare, interval, judge
 
-SCHEMA = 1
 _PACKAGES = ("numpy", "scikit-learn", "skrub", "polars", "scipy", "statsmodels")
 
 

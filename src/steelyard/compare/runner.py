@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import steelyard as sy
+from steelyard._text import printable
 from steelyard.compare.data import Data
 from steelyard.compare.group import Cell, Group, plan_groups, timed_group
 from steelyard.compare.memory import free_memory, in_words
@@ -26,6 +27,9 @@ BACKENDS = ("local", "dask", "ray")
 class Watcher(Protocol):
     """Whoever wants to see a study run."""
 
+    def note(self, sentence: str) -> None:
+        """Something that the user should know before the study begins."""
+
     def begin(self, groups: Sequence[Group], cells: Sequence[Cell]) -> None:
         """The groups still to run, and the cells that an earlier run has finished."""
 
@@ -38,6 +42,9 @@ class Watcher(Protocol):
 
 class Silence:
     """Watches nothing."""
+
+    def note(self, sentence: str) -> None:
+        """See `Watcher`."""
 
     def begin(self, groups: Sequence[Group], cells: Sequence[Cell]) -> None:
         """See `Watcher`."""
@@ -79,10 +86,18 @@ def run_study(
     first = prepare(data, study.first_seed, study.validation, study.test)  # also checks the data
     size = _group_size(study, first)
     with Store(out) as store:
-        chosen = store.claim(_identity(data, study), {"group": size})
+        chosen = store.claim(
+            _identity(data, study), {"group": size}, {"data": printable(data.name)}
+        )
         groups = plan_groups(study.losses, study.seed_list, study.draws, chosen["group"])
-        cells = store.cells()
+        stored = store.cells()
+        for sentence in store.damaged:
+            watcher.note(f"{sentence}; it is trained again")
+        wanted = [cell for group in groups for cell in group.cells]
+        cells = {key: stored[key] for key in wanted if key in stored}
         missing = [group for group in groups if not cells.keys() >= set(group.cells)]
+        if missing:
+            store.check_writable()
         watcher.begin(missing, list(cells.values()))
         for group, new, seconds in _execute(
             data, study, missing, watcher, workers, backend, address
@@ -121,7 +136,7 @@ def _identity(data: Data, study: Study) -> dict[str, Any]:
     import torch
 
     return {
-        "data": f"{data.name} ({data.digest[:12]})",
+        "data": data.digest[:12],
         "target": data.target,
         **study.to_dict(),
         "steelyard": sy.__version__,

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 import steelyard as sy
+from steelyard._text import printable
 from steelyard.classes.weights import Scheme
+from steelyard.compare.console import plain_console
 from steelyard.compare.data import count_column
 
 SCHEMES: tuple[Scheme, ...] = ("balanced", "inverse", "sqrt", "effective", "enet")
@@ -41,12 +42,11 @@ def print_weights(path: Path, target: str | None, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"classes": list(counts), "counts": list(counts.values()), **weights}))
         return
-    console = Console()
+    console = plain_console()
     rows, largest = sum(counts.values()), max(counts.values())
     console.print(
-        f"{path.name}: {rows:,} rows, {len(counts)} classes, the largest "
+        f"{printable(path.name)}: {rows:,} rows, {len(counts)} classes, the largest "
         f"{largest / min(counts.values()):.3g} times the smallest.\n",
-        highlight=False,
     )
     console.print(_table(counts, weights, rows))
     if len(counts) > _LISTED:
@@ -71,5 +71,5 @@ def _table(counts: dict[str, int], weights: dict[str, list[float]], rows: int) -
         table.add_column(heading, justify="right")
     for place, (name, n) in enumerate(list(counts.items())[:_LISTED]):
         numbers = (f"{weights[scheme][place]:.4g}" for scheme in SCHEMES)
-        table.add_row(name, f"{n:,}", f"{100 * n / rows:.2f} %", *numbers)
+        table.add_row(printable(name), f"{n:,}", f"{100 * n / rows:.2f} %", *numbers)
     return table

@@ -10,6 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from steelyard._results import BASELINE
 from steelyard.report import numbers
 from steelyard.report.marks import (
     Look,
@@ -20,7 +21,7 @@ from steelyard.report.marks import (
     listed,
     share_bars,
 )
-from steelyard.report.reading import BASELINE, Entry, Reading, confusion
+from steelyard.report.reading import Entry, Reading, confusion
 from steelyard.report.style import (
     FAINT,
     FEW_BAND,

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from steelyard._files import write_atomically
+from steelyard._results import read_results
 from steelyard.report import diagnosis, numbers, outcomes, tables
 from steelyard.report.reading import Reading
 from steelyard.report.style import DARK, Picture
@@ -26,7 +27,7 @@ def write(results: Mapping[str, Any], path: Path) -> None:
         path: where; an older page there is replaced.
 
     Raises:
-        ValueError: the results have another schema.
+        ValueError: these are no results, or damaged ones; the message names the place.
         OSError: the folder cannot be written, or the disk is full; an older page is untouched.
     """
     write_atomically(Path(path), render(results))
@@ -39,9 +40,9 @@ def render(results: Mapping[str, Any]) -> str:
         results: what `results.json` holds.
 
     Raises:
-        ValueError: the results have another schema.
+        ValueError: these are no results, or damaged ones; the message names the place.
     """
-    reading = Reading(results)
+    reading = Reading(read_results(results))
     template = _templates().get_template("page.html.jinja")
     plotly, script = get_plotlyjs(), _source("page.js")
     pictures = _pictures(reading)

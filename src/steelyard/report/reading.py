@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-SCHEMA = 1
-BASELINE = "cross-entropy"
+from steelyard._results import BASELINE, Results
+
 Entry = Mapping[str, Any]
 
 
@@ -20,17 +20,7 @@ class Reading:
         results: what `results.json` holds.
     """
 
-    results: Any  # a mapping, unless a file held something else
-
-    def __post_init__(self) -> None:
-        found = self.results.get("schema") if isinstance(self.results, Mapping) else None
-        if found is None:
-            raise ValueError("these are not the results of a study: they name no schema")
-        if found != SCHEMA:
-            raise ValueError(
-                f"the results have schema {found!r}, and this Steelyard reads schema {SCHEMA}; "
-                "show them with the version that wrote them, or run the study again"
-            )
+    results: Results
 
     @property
     def select(self) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from steelyard._results import BASELINE
 from steelyard.report import numbers
 from steelyard.report.reading import (
-    BASELINE,
     Entry,
     Reading,
     chosen_trial,

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from steelyard.compare.candidates import BASELINE, CANDIDATES
+from steelyard._results import BASELINE
+from steelyard.compare.candidates import CANDIDATES
 from steelyard.compare.study import Candidate, Range, StudyError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
