@@ -157,8 +157,8 @@ def _csv_options(path: Path) -> dict[str, Any]:
 def _separator(path: Path) -> str:
     if path.name.lower().removesuffix(".gz").removesuffix(".zst").endswith(".tsv"):
         return "\t"
-    line = next((line for line in _first_lines(path) if line), "")
-    line = re.sub(r'"[^"]*"', "", line)  # what is quoted separates nothing
+    text = re.sub(r'"[^"]*"', "", "".join(_first_lines(path)))  # what is quoted separates nothing
+    line = next(iter(text.splitlines()), "")
     return max(",;\t", key=line.count)
 
 
