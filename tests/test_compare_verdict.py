@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from steelyard.compare.verdict import compare, interval, judge, p_value
+from steelyard.compare.verdict import RepeatedSplits, compare, interval, judge, p_value
 
 TITLES = {"cross-entropy": "Cross-entropy", "la": "Logit-adjusted", "focal": "Focal"}
 
@@ -54,7 +54,7 @@ def test_holm_by_hand():
         "la": [0.60, 0.61, 0.59, 0.60, 0.62],
         "focal": [0.52, 0.53, 0.49, 0.51, 0.52],
     }
-    la, focal = compare(scores, "cross-entropy", 0.3)
+    la, focal = compare(RepeatedSplits(scores, 0.3), "cross-entropy")
     assert la.p_holm == pytest.approx(2 * la.p)
     assert focal.p_holm == pytest.approx(max(2 * la.p, focal.p))
     assert (la.judgement, focal.judgement) == ("better", "no detectable difference")
@@ -62,17 +62,19 @@ def test_holm_by_hand():
 
 def test_pairs_are_by_seed_and_failures_drop_their_pair():
     scores = {"cross-entropy": [0.5, 0.6, None, 0.7], "la": [0.6, None, 0.9, 0.8]}
-    (la,) = compare(scores, "cross-entropy", 0.3)
+    (la,) = compare(RepeatedSplits(scores, 0.3), "cross-entropy")
     assert la.seeds == 2
     assert la.difference.mean == pytest.approx(0.1)
     assert la.judgement == "too few seeds"
-    (nothing,) = compare({"cross-entropy": [0.5], "la": [None]}, "cross-entropy", 0.3)
+    (nothing,) = compare(
+        RepeatedSplits({"cross-entropy": [0.5], "la": [None]}, 0.3), "cross-entropy"
+    )
     assert nothing.judgement == "failed"
 
 
 def verdict(**scores):
     named = {name.replace("_", "-"): values for name, values in scores.items()}
-    return judge(named, TITLES, "cross-entropy", 0.3, "balanced accuracy")
+    return judge(RepeatedSplits(named, 0.3), TITLES, "cross-entropy", "balanced accuracy")
 
 
 def test_a_clear_winner_in_words():
@@ -140,5 +142,7 @@ def test_false_alarms_stay_below_five_percent(monkeypatch):
         named = {"cross-entropy": scores[0].tolist()} | {
             f"c{i}": scores[i].tolist() for i in range(1, 9)
         }
-        alarms += any(c.judgement == "better" for c in compare(named, "cross-entropy", 1 / 3))
+        alarms += any(
+            c.judgement == "better" for c in compare(RepeatedSplits(named, 1 / 3), "cross-entropy")
+        )
     assert alarms <= 0.05 * 200

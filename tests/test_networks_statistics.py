@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
+from steelyard.compare import verdict
 from steelyard.compare.networks import statistics
 from steelyard.compare.networks.evaluation import Marks
-from steelyard.compare.networks.statistics import CarvedTest, FixedTest
+from steelyard.compare.networks.statistics import FixedTest
+from steelyard.compare.verdict import RepeatedSplits
 
 
 def marks_of(labels, guess, classes):
@@ -36,9 +38,9 @@ def study(rng, candidates, seeds, rows=120, classes=3, skill=0.7, shift=0.0):
 
 def test_the_decisive_numbers():
     assert statistics.REPLICATES == 2000
-    assert statistics.POWER == 0.8
+    assert verdict.POWER == 0.8
     assert statistics.MANY_SEEDS == 10
-    assert statistics.LEVEL == 0.05
+    assert verdict.LEVEL == 0.05
 
 
 def by_hand(marks, labels, a, b, replicates, resample_seeds=False):
@@ -145,7 +147,7 @@ def test_two_that_are_the_same_differ_by_nothing():
 def test_carved_test_sets_are_corrected_for_their_overlap():
     rng = np.random.default_rng(0)
     values = {"base": list(rng.normal(0.7, 0.02, 5)), "other": list(rng.normal(0.72, 0.02, 5))}
-    paired = CarvedTest(values, overlap=0.25).against("other", "base")
+    paired = RepeatedSplits(values, overlap=0.25).against("other", "base")
     d = np.array(values["other"]) - np.array(values["base"])
     error = d.std(ddof=1) * math.sqrt(1 / 5 + 0.25)
     assert paired.p == pytest.approx(2 * stats.t.sf(abs(d.mean()) / error, 4))

@@ -16,7 +16,8 @@
                    precision per class, confusion (rows are true classes), reliability (15 bins:
                    count, confidence, accuracy), curve (epoch, train_loss, validation)
     comparisons  per score that higher is better for: candidates against cross-entropy, paired by
-                 seed: seeds, difference (mean, std, low, high), p, p_holm, judgement
+                 seed: seeds, difference (mean, std, low, high), p, p_holm, judgement,
+                 detectable (the difference that four of five such studies would find)
     verdict      score, sentences, best, tied, recommended, code
     failures     every trial that failed: candidate, seed, draw, reason
     times        seconds; the one part that differs between two runs of one study
@@ -44,7 +45,7 @@ from steelyard.compare.group import Cell
 from steelyard.compare.prepare import Prepared
 from steelyard.compare.scores import LOWER_IS_BETTER, TITLES
 from steelyard.compare.study import SELECTABLE, Candidate, Study
-from steelyard.compare.verdict import compare, interval, judge
+from steelyard.compare.verdict import RepeatedSplits, compare, interval, judge
 
 _PACKAGES = ("numpy", "scikit-learn", "skrub", "polars", "scipy", "statsmodels")
 
@@ -86,7 +87,12 @@ def assemble(
         ],
         "candidates": entries,
         "comparisons": {
-            score: [_flat(c) for c in compare(_values(entries, score), BASELINE, overlap)]
+            score: [
+                asdict(comparison)
+                for comparison in compare(
+                    RepeatedSplits(_values(entries, score), overlap), BASELINE
+                )
+            ]
             for score in SELECTABLE
         },
         "verdict": _verdict(study, entries, overlap),
@@ -164,13 +170,10 @@ def _values(entries: list[dict[str, Any]], score: str) -> dict[str, list[float |
     return {entry["name"]: entry["scores"][score]["values"] for entry in entries}
 
 
-def _flat(comparison: Any) -> dict[str, Any]:
-    return asdict(comparison)
-
-
 def _verdict(study: Study, entries: list[dict[str, Any]], overlap: float) -> dict[str, Any]:
     titles = {entry["name"]: entry["title"] for entry in entries}
-    verdict = judge(_values(entries, study.select), titles, BASELINE, overlap, TITLES[study.select])
+    evidence = RepeatedSplits(_values(entries, study.select), overlap)
+    verdict = judge(evidence, titles, BASELINE, TITLES[study.select])
     code = {entry["name"]: entry["code"] for entry in entries}
     return {
         "score": study.select,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -14,6 +14,7 @@ from statsmodels.stats.multitest import multipletests
 from steelyard.compare.study import MINIMUM_SEEDS
 
 LEVEL = 0.05
+POWER = 0.8
 Judgement = Literal["better", "worse", "no detectable difference", "too few seeds", "failed"]
 
 
@@ -35,9 +36,10 @@ class Comparison:
         candidate: its name.
         seeds: how many seeds both finished.
         difference: mean of candidate − baseline, with the corrected 95 % interval.
-        p: two-sided, corrected resampled t-test; None where there is nothing to test.
+        p: two-sided; None where there is nothing to test.
         p_holm: the same after Holm's correction across candidates.
         judgement: what may be said.
+        detectable: the difference that four of five such studies would find.
     """
 
     candidate: str
@@ -46,6 +48,75 @@ class Comparison:
     p: float | None
     p_holm: float | None
     judgement: Judgement
+    detectable: float | None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two candidates, paired by seed, with nothing corrected yet.
+
+    Attributes:
+        seeds: how many both finished.
+        difference: its mean, with the 95 % interval.
+        p: two-sided; None where there is nothing to test.
+        detectable: the difference that four of five such studies would find; None for one seed.
+    """
+
+    seeds: int
+    difference: Interval
+    p: float | None
+    detectable: float | None
+
+
+class Evidence(Protocol):
+    """Scores over seeds, and the test that belongs to how their rows were split."""
+
+    @property
+    def values(self) -> Mapping[str, Sequence[float | None]]:
+        """Per candidate, simplest first, one score for each seed; None where it failed."""
+
+    def interval(self, name: str) -> Interval:
+        """The mean of one candidate over seeds."""
+
+    def against(self, name: str, baseline: str) -> Paired:
+        """A candidate minus another."""
+
+
+@dataclass(frozen=True)
+class RepeatedSplits:
+    """Evidence from data split anew for every seed: the corrected resampled t-test.
+
+    Attributes:
+        values: per candidate one score for each seed, in the same order; None where it failed.
+        overlap: rows tested on ÷ rows learnt from.
+    """
+
+    values: Mapping[str, Sequence[float | None]]
+    overlap: float
+
+    def interval(self, name: str) -> Interval:
+        """See `Evidence`."""
+        return interval(self.values[name], self.overlap)
+
+    def against(self, name: str, baseline: str) -> Paired:
+        """See `Evidence`."""
+        pairs = zip(self.values[name], self.values[baseline], strict=True)
+        differences = np.array([a - b for a, b in pairs if a is not None and b is not None])
+        few = len(differences) < 2
+        return Paired(
+            len(differences),
+            interval(differences.tolist(), self.overlap),
+            p_value(differences, self.overlap),
+            None
+            if few
+            else detectable(_standard_error(differences, self.overlap), len(differences)),
+        )
+
+
+def detectable(standard_error: float, seeds: int) -> float:
+    """The difference that a two-sided test finds with a power of 80 %."""
+    freedom = seeds - 1
+    return float(stdtrit(freedom, 1 - LEVEL / 2) + stdtrit(freedom, POWER)) * standard_error
 
 
 def interval(values: Sequence[float | None], overlap: float) -> Interval:
@@ -86,43 +157,27 @@ def p_value(differences: np.ndarray, overlap: float) -> float | None:
     return float(2 * stdtr(len(differences) - 1, -abs(t)))
 
 
-def compare(
-    scores: Mapping[str, Sequence[float | None]], baseline: str, overlap: float
-) -> list[Comparison]:
+def compare(evidence: Evidence, baseline: str) -> list[Comparison]:
     """Every candidate against the baseline on one score.
 
     Args:
-        scores: per candidate one score for each seed, in the same order; None where it failed.
+        evidence: the scores.
         baseline: the name of the candidate that the others are compared with.
-        overlap: rows tested on ÷ rows learnt from.
     """
-    reference = scores[baseline]
-    pairs = {
-        name: _paired_differences(values, reference)
-        for name, values in scores.items()
-        if name != baseline
-    }
-    p = {name: p_value(pair, overlap) for name, pair in pairs.items()}
-    holm = _holm(p)
+    pairs = {name: evidence.against(name, baseline) for name in evidence.values if name != baseline}
+    holm = _holm({name: pair.p for name, pair in pairs.items()})
     return [
         Comparison(
             name,
-            len(pair),
-            interval(pair.tolist(), overlap),
-            p[name],
+            pair.seeds,
+            pair.difference,
+            pair.p,
             holm.get(name),
             _judge(pair, holm.get(name)),
+            pair.detectable,
         )
         for name, pair in pairs.items()
     ]
-
-
-def _paired_differences(
-    values: Sequence[float | None], reference: Sequence[float | None]
-) -> np.ndarray:
-    return np.array(
-        [a - b for a, b in zip(values, reference, strict=True) if a is not None and b is not None]
-    )
 
 
 def _holm(p: Mapping[str, float | None]) -> dict[str, float]:
@@ -133,14 +188,15 @@ def _holm(p: Mapping[str, float | None]) -> dict[str, float]:
     return dict(zip(tested, map(float, corrected), strict=True))
 
 
-def _judge(differences: np.ndarray, p_holm: float | None) -> Judgement:
-    if not len(differences):
+def _judge(pair: Paired, p_holm: float | None) -> Judgement:
+    mean = pair.difference.mean
+    if mean is None:
         return "failed"
-    if len(differences) < MINIMUM_SEEDS or p_holm is None:
+    if pair.seeds < MINIMUM_SEEDS or p_holm is None:
         return "too few seeds"
     if p_holm >= LEVEL:
         return "no detectable difference"
-    return "better" if differences.mean() > 0 else "worse"
+    return "better" if mean > 0 else "worse"
 
 
 @dataclass(frozen=True)
@@ -161,27 +217,23 @@ class Verdict:
 
 
 def judge(
-    scores: Mapping[str, Sequence[float | None]],
-    titles: Mapping[str, str],
-    baseline: str,
-    overlap: float,
-    score_title: str,
+    evidence: Evidence, titles: Mapping[str, str], baseline: str, score_title: str
 ) -> Verdict:
     """Put a study into words.
 
     Args:
-        scores: per candidate, simplest first, one score for each seed; higher is better.
+        evidence: the scores; higher is better.
         titles: per candidate the name to show.
         baseline: the name of plain cross-entropy.
-        overlap: rows tested on ÷ rows learnt from.
         score_title: the name of the score, in a sentence.
     """
-    means = {name: interval(values, overlap).mean for name, values in scores.items()}
+    scores = evidence.values
+    means = {name: evidence.interval(name).mean for name in scores}
     finished = {name: mean for name, mean in means.items() if mean is not None}
     if not finished:
         return Verdict(("No candidate finished a single seed.",), None, (), None)
     best = max(finished, key=lambda name: finished[name])
-    comparisons = compare(scores, baseline, overlap)
+    comparisons = compare(evidence, baseline)
     seeds = max(len([v for v in values if v is not None]) for values in scores.values())
     if seeds < MINIMUM_SEEDS:
         plural = "" if seeds == 1 else "s"
@@ -195,7 +247,7 @@ def judge(
             (),
             None,
         )
-    against_best = {c.candidate: c.judgement for c in compare(scores, best, overlap)}
+    against_best = {c.candidate: c.judgement for c in compare(evidence, best)}
     tied = tuple(
         name
         for name in finished

@@ -1,45 +1,26 @@
 """What paired seeds and test rows allow one to say of two candidates.
 
 A fixed test set is the same for all seeds: two things vary, the training and the rows that
-happen to be in the test set. Carved test sets overlap from seed to seed: the corrected resampled
-t-test is for them.
+happen to be in the test set. Test sets that are carved anew for every seed overlap instead:
+`steelyard.compare.verdict.RepeatedSplits` is for them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from steelyard.compare.networks.evaluation import Marks
 from steelyard.compare.networks.streams import stream
-from steelyard.compare.verdict import LEVEL, Interval, interval, p_value
+from steelyard.compare.verdict import LEVEL, Interval, Paired, detectable
 
 REPLICATES = 2000
-POWER = 0.8  # with which a detectable difference is found
 MANY_SEEDS = 10  # from here on seeds can be resampled; fewer make intervals too short
 _CHUNK = 100  # replicates at a time: their weights are one number per test unit
 _ALIKE = 1e-12  # differences without spread carry no information on their spread
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Two candidates, paired by seed.
-
-    Attributes:
-        seeds: that both finished.
-        difference: its mean over seeds with a 95 % interval.
-        p: two-sided; None where there is nothing to test.
-        detectable: the difference that so many seeds would find in four of five studies.
-    """
-
-    seeds: int
-    difference: Interval
-    p: float | None
-    detectable: float | None
 
 
 def balanced_accuracy(found: np.ndarray, there: np.ndarray, predicted: np.ndarray) -> np.ndarray:  # noqa: ARG001
@@ -104,35 +85,6 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 def _mean(values: np.ndarray) -> np.ndarray:
     known = ~np.isnan(values)
     return _ratio(np.where(known, values, 0.0).sum(-1), known.sum(-1))
-
-
-@dataclass(frozen=True)
-class CarvedTest:
-    """A test set carved anew for every seed: the corrected resampled t-test.
-
-    Attributes:
-        values: per candidate its score for each seed; None where it failed.
-        overlap: units tested on ÷ units learnt from.
-    """
-
-    values: Mapping[str, Sequence[float | None]]
-    overlap: float
-
-    def interval(self, name: str) -> Interval:
-        """Mean of one candidate over seeds."""
-        return interval(self.values[name], self.overlap)
-
-    def against(self, name: str, baseline: str) -> Paired:
-        """A candidate minus another."""
-        pairs = zip(self.values[name], self.values[baseline], strict=True)
-        differences = np.array([a - b for a, b in pairs if a is not None and b is not None])
-        error = _spread(differences) * math.sqrt(1 / max(len(differences), 1) + self.overlap)
-        return Paired(
-            len(differences),
-            interval(differences.tolist(), self.overlap),
-            p_value(differences, self.overlap),
-            _detectable(error, len(differences)),
-        )
 
 
 class FixedTest:
@@ -220,7 +172,7 @@ class FixedTest:
             error = math.sqrt(std**2 / k + float(np.nanvar(resampled.mean(1), ddof=1)))
             half = float(stdtrit(k - 1, 1 - LEVEL / 2)) * error
             p = 1.0 if error < _ALIKE else float(2 * stdtr(k - 1, -abs(mean) / error))
-            return Interval(mean, std, mean - half, mean + half), p, _detectable(error, k)
+            return Interval(mean, std, mean - half, mean + half), p, detectable(error, k)
         rng = np.random.default_rng(self._rng_seed + 1)
         seeds = rng.integers(k, size=(len(resampled), k))
         means = np.take_along_axis(resampled, seeds, 1).mean(1)
@@ -228,7 +180,7 @@ class FixedTest:
         centred = np.abs(means - np.nanmean(means))
         p = float((1 + (centred >= abs(mean) - _ALIKE).sum()) / (1 + len(means)))
         error = float(np.nanstd(means, ddof=1))
-        return Interval(mean, std, float(low), float(high)), p, _detectable(error, k)
+        return Interval(mean, std, float(low), float(high)), p, detectable(error, k)
 
 
 def _spread(values: np.ndarray) -> float:
@@ -238,11 +190,3 @@ def _spread(values: np.ndarray) -> float:
 def _score_of(name: str, marks: Marks) -> float | None:
     value = score(name, marks)
     return None if math.isnan(value) else value
-
-
-def _detectable(error: float, seeds: int) -> float | None:
-    """The difference that a two-sided test finds with a power of 80 %."""
-    if seeds < 2 or math.isnan(error):
-        return None
-    freedom = seeds - 1
-    return float(stdtrit(freedom, 1 - LEVEL / 2) + stdtrit(freedom, POWER)) * error
