@@ -5,7 +5,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 DEMO_OUT ?= demo-results
 DOCS_OUT ?= docs/_build/html
 
-.PHONY: demo test lint types layers check docs pictures bench clean
+.PHONY: demo test lint types layers check docs pictures notebooks bench clean
 
 .venv/demo: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Steelyard needs Python 3.11 or newer; name one with make PYTHON=python3.12")'
@@ -51,6 +51,9 @@ docs: .venv/docs
 
 pictures: .venv/docs
 	$(BIN)/python docs/pictures.py
+
+notebooks: .venv/dev
+	$(BIN)/python examples/notebooks/make.py
 
 bench: .venv/bench
 	$(BIN)/python -m benchmarks
