@@ -6,12 +6,13 @@ what the options mean.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 import steelyard as sy
+from steelyard.ops import ENGINES
 
 C = 5
 COUNTS = [900, 300, 90, 20, 4]
@@ -69,8 +70,16 @@ class Row:
     limit_tolerance: float = 1e-12
     id: str = field(default="")
 
+    engines: ClassVar[tuple[str, ...]] = ENGINES
+    gammas: ClassVar[tuple[float, ...]] = (0, 0.1, 0.5, 1, 2, 5)
+    adds_up: ClassVar[bool] = True
+    takes_one_position: ClassVar[bool] = True
+
     def build(self, **options: Any) -> sy.SoftmaxLoss:
         return self.module(**self.arguments, **options)
+
+    def naive(self, logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+        return naive_loss(self, logits, target, **options)
 
 
 EQUAL = [7] * C

@@ -319,7 +319,7 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def losses_by_name() -> dict[str, type[SoftmaxLoss]]:
-    """The public losses by their names here: `FocalLoss` is "focal"."""
+    """The losses of one class per position by their names here: `FocalLoss` is "focal"."""
     classes = (getattr(sy, name) for name in sy.losses.__all__ if name.endswith("Loss"))
     return {
         _kebab(kind.__name__.removesuffix("Loss")): kind

@@ -221,12 +221,14 @@ def _listed(given: Iterable[Any]) -> list[Any]:
 
 
 def check_counted(loss: CountedLoss) -> None:
-    """Raise a TypeError unless the loss knows its denominator."""
+    """Raise a TypeError unless the loss knows its denominator, a ValueError if it has none."""
     if not hasattr(loss, "denominator"):
         raise TypeError(
             f"loss is a {type(loss).__module__}.{type(loss).__name__}, which does not know what "
             "its mean divides by: expected a loss of steelyard, such as sy.CrossEntropyLoss"
         )
+    if hasattr(loss, "refuse_denominator"):
+        loss.refuse_denominator()
 
 
 def _check(loss: CountedLoss, group: "dist.ProcessGroup | None", gradients: str) -> int:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from steelyard.losses.module import Loss
 from steelyard.losses.options import check_number
+from steelyard.losses.regions import RegionLoss
 from steelyard.losses.vectors import PerClass
 
 
@@ -69,9 +70,10 @@ class DeferredReweighting(nn.Module):
         target: Tensor,
         sample_weight: Tensor | None = None,
         denominator: float | Tensor | None = None,
+        **more: Any,
     ) -> Tensor:
-        """The loss in force; arguments and errors as for :meth:`SoftmaxLoss.forward`."""
-        loss = cast("Tensor", self.current(logits, target, sample_weight, denominator))
+        """The loss in force; arguments and errors as for a call of the loss."""
+        loss = cast("Tensor", self.current(logits, target, sample_weight, denominator, **more))
         if not self.active:
             # A weight of the wrong length is refused now rather than in epoch ``start``.
             self.weighted.form.fit(logits.unsqueeze(0) if logits.ndim == 1 else logits)
@@ -80,6 +82,16 @@ class DeferredReweighting(nn.Module):
     def denominator(self, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """What the mean of the loss in force divides by; see :meth:`SoftmaxLoss.denominator`."""
         return self.current.denominator(target, sample_weight)
+
+    def statistics(
+        self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        """The sums of a loss over regions; see :meth:`RegionLoss.statistics`."""
+        if not isinstance(self.current, RegionLoss):
+            raise TypeError(
+                f"{type(self.current).__name__} has no statistics: they are of losses over regions"
+            )
+        return self.current.statistics(logits, target, sample_weight)
 
     def extra_repr(self) -> str:
         """Where it stands."""

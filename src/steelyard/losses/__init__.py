@@ -27,14 +27,24 @@ Inside ``torch.compile`` use the modules where a loss takes ``class_counts``: th
 when they are built, the functions at every call, and a trace cannot look at values.
 """
 
-from steelyard.losses import counted, posthoc, softmax
+from steelyard.losses import counted, posthoc, region, softmax
 from steelyard.losses.counted import *  # noqa: F403
 from steelyard.losses.positions import SoftmaxLoss
 from steelyard.losses.posthoc import *  # noqa: F403
+from steelyard.losses.region import *  # noqa: F403
+from steelyard.losses.regions import RegionLoss
 from steelyard.losses.softmax import *  # noqa: F403
 
-__all__ = ["SoftmaxLoss", *counted.__all__, *posthoc.__all__, *softmax.__all__]
+__all__ = [
+    "RegionLoss",
+    "SoftmaxLoss",
+    *counted.__all__,
+    *posthoc.__all__,
+    *region.__all__,
+    *softmax.__all__,
+]
 
-for _room in (softmax, counted):
-    for _name in _room.__all__:
-        SoftmaxLoss.keywords.spell_out(getattr(_room, _name))
+for _base, _rooms in ((SoftmaxLoss, (softmax, counted)), (RegionLoss, (region,))):
+    for _room in _rooms:
+        for _name in _room.__all__:
+            _base.keywords.spell_out(getattr(_room, _name))

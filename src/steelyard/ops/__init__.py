@@ -14,9 +14,10 @@
 import torch
 from torch import Tensor
 
-from steelyard.ops import blocked, fused, native, reference, traced
+from steelyard.ops import blocked, fused, native, reference, region, traced
 from steelyard.ops.choose import ENGINES, EngineChoice, choose_engine
 from steelyard.ops.edit import Edit, along_classes, compute_dtype
+from steelyard.ops.region import Masses, Overlap, covered, lovasz, masses
 from steelyard.ops.work import CROSS_ENTROPY, Mean, Tail, Work, select
 
 __all__ = [
@@ -24,13 +25,19 @@ __all__ = [
     "ENGINES",
     "Edit",
     "EngineChoice",
+    "Masses",
     "Mean",
+    "Overlap",
     "Tail",
     "Work",
     "along_classes",
     "choose_engine",
     "compute_dtype",
+    "covered",
     "losses",
+    "lovasz",
+    "masses",
+    "overlap",
     "select",
 ]
 
@@ -69,3 +76,22 @@ def losses(logits: Tensor, work: Work, engine: str = "auto", mean: Mean | None =
             return triton.losses(logits, work, mean)
         return fused.losses(triton, logits, work, mean)
     return reference.losses(logits, work, mean)
+
+
+def overlap(logits: Tensor, overlap: Overlap, engine: str = "auto") -> tuple[Tensor, Tensor]:
+    """I and P of every class (N, C), or (1, C) over a batch; see :mod:`steelyard.ops.region`.
+
+    Args:
+        logits: (N, C, S), floating.
+        overlap: what is to be summed.
+        engine: which engine is to do it.
+
+    Raises:
+        RuntimeError: an engine that has nothing for regions.
+    """
+    if engine not in ("auto", "reference"):
+        raise RuntimeError(
+            f"engine={engine!r} cannot do this: it has no sums over regions. engine='auto' takes "
+            "the fastest that can, engine='reference' does everything"
+        )
+    return region.sums(logits, overlap)
