@@ -146,3 +146,39 @@ def test_false_alarms_stay_below_five_percent(monkeypatch):
             c.judgement == "better" for c in compare(RepeatedSplits(named, 1 / 3), "cross-entropy")
         )
     assert alarms <= 0.05 * 200
+
+
+def differences(p, overlap=0.3):
+    """Five differences to a baseline whose corrected resampled t-test has exactly this p."""
+    noise = np.array([-0.01, 0.0, 0.02, 0.01, -0.02])
+    t = -stats.t.ppf(p / 2, len(noise) - 1)
+    return t * noise.std(ddof=1) * math.sqrt(1 / len(noise) + overlap) + noise
+
+
+def judged_at(**p):
+    base = np.full(5, 0.5)
+    scores = {"cross-entropy": base.tolist()}
+    scores |= {name: (base + differences(value)).tolist() for name, value in p.items()}
+    return {c.candidate: c for c in compare(scores, "cross-entropy", 0.3)}
+
+
+def test_the_level_is_five_percent():
+    assert judged_at(a=0.0499)["a"].judgement == "better"
+    assert judged_at(a=0.0501)["a"].judgement == "no detectable difference"
+    (low, high) = (interval(differences(p).tolist(), 0.3).low for p in (0.0499, 0.0501))
+    assert low > 0 > high
+
+
+def test_the_correction_is_holms_and_no_other():
+    """Bonferroni gives 0.03, 0.12, 0.135; Hochberg 0.03, 0.045, 0.045; Šidák's Holm 0.0297, …."""
+    found = judged_at(a=0.01, b=0.04, c=0.045)
+    corrected = [found[name].p_holm for name in "abc"]
+    assert corrected == pytest.approx([0.03, 0.08, 0.08], rel=1e-9)
+    assert [found[name].judgement for name in "abc"] == [
+        "better",
+        *["no detectable difference"] * 2,
+    ]
+    # Three of 0.017 would each pass alone; the first to be tested pays for all three.
+    assert {c.judgement for c in judged_at(a=0.017, b=0.017, c=0.017).values()} == {
+        "no detectable difference"
+    }

@@ -303,7 +303,9 @@ def _results_agree(results: Results) -> Results:
         if rows and score in scores:
             named.append(BASELINE)
     if unknown := {name for name in named if name is not None} - names:
-        raise ValueError(f"{min(unknown)!r} is named, and is no candidate")
+        raise ValueError(
+            f"candidates lacks {min(unknown)!r}, which verdict, comparisons or failures names"
+        )
     return results
 
 
