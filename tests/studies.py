@@ -208,5 +208,6 @@ def _comparison(entry, baseline, score, seeds):
         "difference": interval,
         "p": p if seeds >= 5 else None,
         "p_holm": p if seeds >= 5 else None,
+        "detectable": 0.03 if seeds >= 5 else None,
         "judgement": judgement,
     }

@@ -90,7 +90,10 @@ def test_a_mutated_file_is_shown_or_refused_with_the_place(seed, tmp_path, capsy
             lambda r: r["candidates"][0]["seeds"][0]["confusion"].pop(),
             r"candidates\[0\].seeds\[0\] confusion and recall differ in length",
         ),
-        (lambda r: r["verdict"].update(recommended="x"), "candidates lacks 'x', which verdict, comp"),
+        (
+            lambda r: r["verdict"].update(recommended="x"),
+            "candidates lacks 'x', which verdict",
+        ),
         (lambda r: r["data"]["classes"].pop(), "data.counts and data.classes differ in length"),
         (lambda r: r["study"].update(select="x"), r"scores lacks study.select, 'x'"),
         (

@@ -181,6 +181,7 @@ class Comparison(TypedDict):
     difference: Interval
     p: Maybe
     p_holm: Maybe
+    detectable: Maybe
     judgement: Literal["better", "worse", "no detectable difference", "too few seeds", "failed"]
 
 
