@@ -1,9 +1,4 @@
-"""Scores for imbalanced classes: one confusion matrix, and every score from it.
-
-Everything is float64 and takes a leading trial dimension, so that a stack of models trained
-together is scored together. A score that its data leave undefined (the recall of a class without a
-test row, say) is NaN in tensors and None in results: it is never counted as 0.
-"""
+"""All scores of one model, or of a stack of them, on one test set."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,11 +7,21 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from steelyard.metrics.calibration import Reliability, none_for_nan, reliability_bins
+from steelyard.metrics.confusion import (
+    accuracy,
+    balanced_accuracy,
+    confusion_matrix,
+    geometric_mean,
+    macro_f1,
+    precision,
+    recall,
+    worst_class_recall,
+)
+
 # Class indices of the many-, medium- and few-shot classes: `steelyard.classes.ClassCounts.groups()`
 # of the training data.
 ShotGroups: TypeAlias = tuple[Sequence[int], Sequence[int], Sequence[int]]
-
-CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,31 +67,6 @@ class Scores:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and None under the names above, ready for JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Reliability:
-    """How confidence and accuracy agree: tensors (…, B) for B bins of equal width over (0, 1]."""
-
-    count: Tensor  # int64, rows whose confidence falls into the bin
-    confidence: Tensor  # float64, their mean confidence; NaN in an empty bin
-    accuracy: Tensor  # float64, the share predicted right; NaN in an empty bin
-
-    def __getitem__(self, trial: int) -> "Reliability":
-        return Reliability(self.count[trial], self.confidence[trial], self.accuracy[trial])
-
-    def calibration_error(self) -> Tensor:
-        """Expected calibration error (…), the bins weighted by their rows."""
-        share = self.count.double() / self.count.sum(-1, keepdim=True)
-        return (share * (self.accuracy - self.confidence).abs()).nan_to_num(0.0).sum(-1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Nested lists under the names above, None in empty bins, ready for JSON."""
-        return {
-            "count": self.count.tolist(),
-            "confidence": _none_for_nan(self.confidence.tolist()),
-            "accuracy": _none_for_nan(self.accuracy.tolist()),
-        }
 
 
 class Evaluation(NamedTuple):
@@ -140,78 +120,6 @@ def evaluate_stack(
     return [Evaluation(s, confusion[i], reliability[i]) for i, s in enumerate(scores)]
 
 
-def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Count predictions: int64 (…, C, C) from two tensors (…, N); rows are the true classes.
-
-    Both are class indices in 0..C-1, which is not checked.
-    """
-    pair = target * num_classes + prediction
-    batch = pair.shape[:-1]
-    trial = torch.arange(batch.numel(), device=pair.device).reshape(*batch, 1)
-    cell = trial * num_classes**2 + pair
-    counts = torch.bincount(cell.flatten(), minlength=batch.numel() * num_classes**2)
-    return counts.reshape(*batch, num_classes, num_classes)
-
-
-def recall(confusion: Tensor) -> Tensor:
-    """Per class (…, C), from a confusion matrix (…, C, C); NaN for a class without rows."""
-    return _hits(confusion) / confusion.sum(-1).double()
-
-
-def precision(confusion: Tensor) -> Tensor:
-    """Per class (…, C), from a confusion matrix (…, C, C); NaN for a class never predicted."""
-    return _hits(confusion) / confusion.sum(-2).double()
-
-
-def accuracy(confusion: Tensor) -> Tensor:
-    """Share of rows predicted right (…), from a confusion matrix (…, C, C)."""
-    return _hits(confusion).sum(-1) / confusion.sum((-2, -1)).double()
-
-
-def balanced_accuracy(confusion: Tensor) -> Tensor:
-    """Mean recall (…) of the classes that occur, from a confusion matrix (…, C, C)."""
-    return recall(confusion).nanmean(-1)
-
-
-def macro_f1(confusion: Tensor) -> Tensor:
-    """Mean F1 (…) of the classes that occur or are predicted, from a confusion matrix (…, C, C)."""
-    return (2 * _hits(confusion) / (confusion.sum(-1) + confusion.sum(-2)).double()).nanmean(-1)
-
-
-def worst_class_recall(confusion: Tensor) -> Tensor:
-    """Smallest recall (…) of a class that occurs, from a confusion matrix (…, C, C)."""
-    return recall(confusion).nanquantile(0.0, dim=-1)
-
-
-def geometric_mean(confusion: Tensor) -> Tensor:
-    """Geometric mean (…) of the recalls of the classes that occur, from (…, C, C)."""
-    return recall(confusion).log().nanmean(-1).exp()
-
-
-def reliability_bins(
-    confidence: Tensor, correct: Tensor, bins: int = CALIBRATION_BINS
-) -> Reliability:
-    """Bin predictions by their confidence: bin b holds b/B < confidence ≤ (b+1)/B.
-
-    Args:
-        confidence: Probability of the predicted class, float64 (…, N), in (0, 1].
-        correct: Whether the prediction is right, bool (…, N).
-        bins: B.
-    """
-    batch = confidence.shape[:-1]
-    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)
-    inner = torch.bucketize(confidence, edges[1:-1])  # the outer edges are not needed
-    trial = torch.arange(batch.numel(), device=confidence.device).reshape(*batch, 1)
-    cell = (trial * bins + inner).flatten()
-
-    def total(values: Tensor) -> Tensor:
-        sums = values.new_zeros(batch.numel() * bins).index_add_(0, cell, values.flatten())
-        return sums.reshape(*batch, bins)
-
-    count = total(torch.ones_like(correct, dtype=torch.int64))
-    return Reliability(count, total(confidence) / count, total(correct.double()) / count)
-
-
 class _Rows(NamedTuple):
     prediction: Tensor  # int64 (T, N)
     confidence: Tensor  # float64 (T, N), probability of the prediction
@@ -261,8 +169,8 @@ def _scores(
                 many_shot_recall=many,
                 medium_shot_recall=medium,
                 few_shot_recall=few,
-                recall=tuple(_none_for_nan(recalls[i].tolist())),
-                precision=tuple(_none_for_nan(precisions[i].tolist())),
+                recall=tuple(none_for_nan(recalls[i].tolist())),
+                precision=tuple(none_for_nan(precisions[i].tolist())),
             )
         )
     return result
@@ -275,7 +183,7 @@ def _group_recalls(recalls: Tensor, groups: ShotGroups | None) -> list[float | N
     if largest >= len(recalls):
         raise ValueError(f"groups name class {largest}, logits have {len(recalls)} classes")
     means = [recalls[list(group)].nanmean().item() for group in groups]
-    return _none_for_nan(means)
+    return none_for_nan(means)
 
 
 def _checked_target(logits: Tensor, target: Tensor) -> Tensor:
@@ -301,12 +209,3 @@ def _checked_target(logits: Tensor, target: Tensor) -> Tensor:
             f"the logits have {classes} classes"
         )
     return target.expand(trials, rows)
-
-
-def _hits(confusion: Tensor) -> Tensor:
-    return confusion.diagonal(dim1=-2, dim2=-1).double()
-
-
-def _none_for_nan(values: list[Any]) -> list[Any]:
-    """Undefined is None in JSON, which has no NaN; lists may be nested."""
-    return [_none_for_nan(v) if isinstance(v, list) else None if v != v else v for v in values]

@@ -1,0 +1,79 @@
+"""Scores of probabilities: do they mean what they say?"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reliability:
+    """How confidence and accuracy agree: tensors (…, B) for B bins of equal width over (0, 1]."""
+
+    count: Tensor  # int64, rows whose confidence falls into the bin
+    confidence: Tensor  # float64, their mean confidence; NaN in an empty bin
+    accuracy: Tensor  # float64, the share predicted right; NaN in an empty bin
+
+    def __getitem__(self, trial: int) -> "Reliability":
+        return Reliability(self.count[trial], self.confidence[trial], self.accuracy[trial])
+
+    def calibration_error(self) -> Tensor:
+        """Expected calibration error (…), the bins weighted by their rows."""
+        share = self.count.double() / self.count.sum(-1, keepdim=True)
+        return (share * (self.accuracy - self.confidence).abs()).nan_to_num(0.0).sum(-1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested lists under the names above, None in empty bins, ready for JSON."""
+        return {
+            "count": self.count.tolist(),
+            "confidence": none_for_nan(self.confidence.tolist()),
+            "accuracy": none_for_nan(self.accuracy.tolist()),
+        }
+
+
+def reliability_bins(
+    confidence: Tensor, correct: Tensor, bins: int = CALIBRATION_BINS
+) -> Reliability:
+    """Bin predictions by their confidence: bin b holds b/B < confidence ≤ (b+1)/B.
+
+    Args:
+        confidence: Probability of the predicted class, float64 (…, N), in (0, 1].
+        correct: Whether the prediction is right, bool (…, N).
+        bins: B.
+    """
+    batch = confidence.shape[:-1]
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)
+    inner = torch.bucketize(confidence, edges[1:-1])  # the outer edges are not needed
+    trial = torch.arange(batch.numel(), device=confidence.device).reshape(*batch, 1)
+    cell = (trial * bins + inner).flatten()
+
+    def total(values: Tensor) -> Tensor:
+        sums = values.new_zeros(batch.numel() * bins).index_add_(0, cell, values.flatten())
+        return sums.reshape(*batch, bins)
+
+    count = total(torch.ones_like(correct, dtype=torch.int64))
+    return Reliability(count, total(confidence) / count, total(correct.double()) / count)
+
+
+def brier(log_p: Tensor, target: Tensor) -> Tensor:
+    """Brier score (…): mean squared distance of the probabilities from the truth.
+
+    For two classes that of the positive one, in [0, 1]; for more the sum over classes, in [0, 2],
+    as in scikit-learn.
+
+    Args:
+        log_p: log-probabilities (…, N, C).
+        target: class indices (…, N).
+    """
+    p = log_p.double().exp()
+    truth = torch.nn.functional.one_hot(target.long(), p.shape[-1]).to(p)
+    total = (p - truth).square().sum(-1).mean(-1)
+    return total / 2 if p.shape[-1] == 2 else total
+
+
+def none_for_nan(values: list[Any]) -> list[Any]:
+    """Undefined is None in JSON, which has no NaN; lists may be nested."""
+    return [none_for_nan(v) if isinstance(v, list) else None if v != v else v for v in values]

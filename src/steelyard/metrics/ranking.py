@@ -1,0 +1,153 @@
+"""Scores of an order: how far positive rows stand above the others, whatever the threshold.
+
+Rows of equal rank pass a threshold together or not at all, as in scikit-learn. All functions take
+leading dimensions: (…, N) is a stack of rankings of N rows each.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class _Steps(NamedTuple):
+    """What passes a threshold at each row (…, N) of the sorted ranking; float64 counts.
+
+    Only a row that is the last of its rank is a threshold; the others add nothing.
+    """
+
+    hits: Tensor  # positive rows that pass
+    alarms: Tensor  # other rows that pass
+    new_hits: Tensor  # positive rows that pass here and not at the threshold before
+    new_alarms: Tensor
+    last: Tensor  # bool, whether the row is the last of its rank
+
+
+def average_precision(ranks: Tensor, positive: Tensor) -> Tensor:
+    """Mean precision over the positive rows, each at the threshold that just lets it pass.
+
+    ``Σ_k (R_k − R_{k−1}) · P_k`` over thresholds k, without interpolation. Chance gives the share
+    of positive rows, so two scores compare on one set of rows only.
+
+    Args:
+        ranks: (…, N), any numbers that grow with the belief in the positive class.
+        positive: (…, N), bool or 0 and 1.
+
+    Returns:
+        (…) float64; NaN without a positive row.
+
+    Example:
+        >>> from steelyard.metrics import average_precision
+        >>> average_precision(torch.tensor([0.9, 0.8, 0.1]), torch.tensor([1, 0, 1]))
+        tensor(0.8333, dtype=torch.float64)
+    """
+    steps = _steps(ranks, positive)
+    passing = (steps.hits + steps.alarms).clamp_min(1)
+    return (steps.new_hits * steps.hits / passing).sum(-1) / steps.hits[..., -1]
+
+
+def roc_auc(ranks: Tensor, positive: Tensor) -> Tensor:
+    """Probability that a positive row stands above another, ties counting one half.
+
+    Args:
+        ranks: (…, N), any numbers that grow with the belief in the positive class.
+        positive: (…, N), bool or 0 and 1.
+
+    Returns:
+        (…) float64; NaN where all rows are positive, or none is.
+    """
+    steps = _steps(ranks, positive)
+    below = steps.hits - steps.new_hits / 2
+    return (steps.new_alarms * below).sum(-1) / (steps.hits[..., -1] * steps.alarms[..., -1])
+
+
+def recall_at_precision(ranks: Tensor, positive: Tensor, precision: float) -> Tensor:
+    """Largest recall of a threshold whose precision is at least that; 0 where none is.
+
+    Args:
+        ranks: (…, N), any numbers that grow with the belief in the positive class.
+        positive: (…, N), bool or 0 and 1.
+        precision: in (0, 1].
+
+    Returns:
+        (…) float64; NaN without a positive row.
+
+    Raises:
+        ValueError: precision is not in (0, 1].
+    """
+    _check_share("precision", precision)
+    steps = _steps(ranks, positive)
+    enough = steps.last & (steps.hits / (steps.hits + steps.alarms) >= precision)
+    recall = steps.hits / steps.hits[..., -1:]
+    return torch.where(enough, recall, 0 * recall).amax(-1)  # 0 × NaN: undefined stays so
+
+
+def precision_at_recall(ranks: Tensor, positive: Tensor, recall: float) -> Tensor:
+    """Largest precision of a threshold whose recall is at least that.
+
+    Args:
+        ranks: (…, N), any numbers that grow with the belief in the positive class.
+        positive: (…, N), bool or 0 and 1.
+        recall: in (0, 1].
+
+    Returns:
+        (…) float64; NaN without a positive row.
+
+    Raises:
+        ValueError: recall is not in (0, 1].
+    """
+    _check_share("recall", recall)
+    steps = _steps(ranks, positive)
+    found = steps.hits / steps.hits[..., -1:]
+    precision = steps.hits / (steps.hits + steps.alarms)
+    enough = steps.last & (found >= recall)
+    return torch.where(enough, precision, 0 * found).amax(-1)
+
+
+def one_vs_rest(
+    score: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor
+) -> Tensor:
+    """A score of each class against all others; its ``nanmean(-1)`` is the macro form.
+
+    Args:
+        score: such as `average_precision`.
+        logits: (…, N, C); log-probabilities serve as well.
+        target: class indices (…, N).
+
+    Returns:
+        (…, C) float64; NaN for a class whose score is undefined, as without rows.
+    """
+    log_p = logits.double().log_softmax(-1)
+    per_class = [
+        score(log_p[..., c], (target == c).expand(log_p.shape[:-1])) for c in range(log_p.shape[-1])
+    ]
+    return torch.stack(per_class, -1)
+
+
+def _steps(ranks: Tensor, positive: Tensor) -> _Steps:
+    if ranks.shape != positive.shape or not ranks.shape or not ranks.shape[-1]:
+        raise ValueError(
+            f"ranks have shape {tuple(ranks.shape)} and positive {tuple(positive.shape)}; expected "
+            "one of each for every row, and one row at least"
+        )
+    if ranks.isnan().any():
+        raise ValueError("ranks hold NaN, which has no place in an order")
+    ranks, order = ranks.sort(-1, descending=True)
+    truth = positive.gather(-1, order).double()
+    last = torch.ones_like(order, dtype=torch.bool)
+    last[..., :-1] = ranks[..., 1:] != ranks[..., :-1]
+    hits, alarms = truth.cumsum(-1), (1 - truth).cumsum(-1)
+    return _Steps(hits, alarms, _since(hits, last), _since(alarms, last), last)
+
+
+def _since(counts: Tensor, last: Tensor) -> Tensor:
+    """How much a count that only grows has grown since the threshold before; 0 between them."""
+    ends = torch.where(last, counts, 0.0).cummax(-1).values
+    before = torch.cat([torch.zeros_like(ends[..., :1]), ends[..., :-1]], -1)
+    return torch.where(last, counts - before, 0.0)
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} is {value}; expected a share in (0, 1]")
