@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from table import OneClass
 from torch import Tensor
 
 import steelyard as sy
@@ -99,12 +100,14 @@ class RegionRow:
     joined: Callable[..., Tensor] | None = None
     id: str = field(default="")
 
-    engines: ClassVar[tuple[str, ...]] = ("auto", "reference")
-    gammas: ClassVar[tuple[float, ...]] = (0.5, 1, 4 / 3, 5)
     limit: ClassVar[None] = None
 
     def build(self, **options: Any) -> sy.RegionLoss:
         return self.module(**self.arguments | options)
+
+    @property
+    def family(self) -> "Region":
+        return Region(self.takes_one_position, self.adds_up)
 
     def naive(self, logits: Tensor, target: Tensor, **options: Any) -> Tensor:
         family = {k: v for k, v in self.arguments.items() if k in ("activation", "per", "absent")}
@@ -123,6 +126,25 @@ class RegionRow:
     def takes_one_position(self) -> bool:
         """Whether logits of one dimension are (C,)."""
         return self.arguments.get("activation") != "sigmoid"
+
+
+class Region(OneClass):
+    """The region losses: sums over pixels, of which some have no denominator from targets alone."""
+
+    engines = ("auto", "reference")
+    gammas = (0.5, 1, 4 / 3, 5)
+
+    def __init__(self, takes_one_position: bool, adds_up: bool) -> None:
+        if not takes_one_position:
+            self.shapes = {name: shape for name, shape in self.shapes.items() if shape}
+        self.adds_up = adds_up
+
+    @property
+    def denominators(self) -> tuple[str | None, ...]:
+        return self.mean_overs if self.adds_up else ()
+
+    def naive(self, row: RegionRow, logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+        return row.naive(logits, target, **options)
 
 
 REGIONS = [

@@ -4,17 +4,19 @@ Nothing here is shared with the library: a row says what a paper says, and :func
 what the options mean.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
+from families import WEIGHT, Batch, C, Family, random_logits, uniform
 from torch import Tensor
 
 import steelyard as sy
 from steelyard.ops import ENGINES
 
-C = 5
 COUNTS = [900, 300, 90, 20, 4]
 
 
@@ -69,17 +71,10 @@ class Row:
     # Near the limit rather than at it: how far from cross-entropy it may be there.
     limit_tolerance: float = 1e-12
     id: str = field(default="")
-
-    engines: ClassVar[tuple[str, ...]] = ENGINES
-    gammas: ClassVar[tuple[float, ...]] = (0, 0.1, 0.5, 1, 2, 5)
-    adds_up: ClassVar[bool] = True
-    takes_one_position: ClassVar[bool] = True
+    family: ClassVar[Family]
 
     def build(self, **options: Any) -> sy.SoftmaxLoss:
         return self.module(**self.arguments, **options)
-
-    def naive(self, logits: Tensor, target: Tensor, **options: Any) -> Tensor:
-        return naive_loss(self, logits, target, **options)
 
 
 EQUAL = [7] * C
@@ -224,3 +219,115 @@ def naive_loss(
         return each.sum()
     denominator = torch.stack(shares).sum() if shares else z.new_zeros(())
     return each.sum() / denominator if denominator != 0 else 0 * each.nan_to_num().sum()
+
+
+class OneClass(Family):
+    """Targets of one class per position, as its index or as a distribution."""
+
+    # "triton" wants a GPU or its interpreter: it has tests of its own. "auto" takes so few logits
+    # as these by another way than any named engine.
+    engines = tuple(engine for engine in ENGINES if engine != "triton")
+    forms = ("index", "probabilities")
+    shapes: ClassVar = {"C": (), "N": (7,), "N-d": (3, 4), "N-d1-d2": (2, 3, 2)}
+    mean_overs = (None, "weight", "count")
+
+    def make(
+        self, shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64
+    ) -> Batch:
+        logits = random_logits(shape, seed, dtype)
+        generator = torch.Generator().manual_seed(seed + 1)
+        index = torch.randint(0, C, shape, generator=generator)
+        if shape:
+            index.view(-1)[:2] = 1  # something to ignore
+        share = uniform(logits.shape, seed + 2)
+        share = share / share.sum(min(1, share.ndim - 1), keepdim=True)
+        return Batch(logits, {"index": index, "probabilities": share})
+
+    def ignoring(self, form: str) -> dict[str, Any]:
+        return {"ignore_index": 1} if form == "index" else {}
+
+    def ignored(self, target: Tensor, logits: Tensor) -> Tensor:
+        return (target == 1).unsqueeze(min(1, target.ndim)).expand_as(logits)
+
+    def options(self, form: str) -> Iterator[dict[str, Any]]:
+        ignores = (-100, 1) if form == "index" else (-100,)
+        for weight, ignore, smoothing, reduction, mean_over in itertools.product(
+            (None, WEIGHT), ignores, (0.0, 0.2), ("mean", "sum", "none"), self.mean_overs
+        ):
+            if reduction != "mean" and mean_over:
+                continue
+            yield {
+                "weight": weight,
+                "ignore_index": ignore,
+                "label_smoothing": smoothing,
+                "reduction": reduction,
+                "mean_over": mean_over,
+            }
+
+    def samples(self, row: Any, logits: Tensor) -> list[Tensor | None]:
+        return [None, uniform(logits.shape[:1] + logits.shape[2:] if logits.ndim > 1 else (), 1)]
+
+    def alike(self, batch: Batch) -> Iterator[tuple[dict[str, Any], Tensor, Tensor]]:
+        index = batch.targets["index"]
+        one_hot = F.one_hot(index, C).movedim(-1, 1).double()
+        for options in ({"mean_over": "weight"}, {"reduction": "sum"}, {"reduction": "none"}):
+            for smoothing in (0.0, 0.1):
+                yield {"label_smoothing": smoothing, **options}, one_hot, index
+
+    def permuted(self, target: Tensor, order: Tensor) -> Tensor:
+        return target[:, order] if target.is_floating_point() else order.argsort()[target]
+
+    def saturated(self, dtype: torch.dtype, size: float) -> Batch:
+        extreme = torch.tensor([size, -size, 0.0, 50.0, -50.0])
+        # e^−100 is so little that float32 has no normal number for it.
+        sure = torch.tensor([50.0, -50.0, -50.0, -50.0, -50.0])
+        rows = [extreme.roll(i) for i in range(C)] + [torch.zeros(C), sure]
+        index = torch.arange(C).repeat(len(rows))
+        targets = {"index": index, "probabilities": F.one_hot(index, C).float()}
+        return Batch(torch.stack(rows).to(dtype).repeat_interleave(C, 0), targets)
+
+    def masked_out(self) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+        logits, targets = self.make((6,))
+        index = targets["index"].clamp(max=C - 2)
+        share = targets["probabilities"]
+        logits[:, C - 1] = -float("inf")
+        share[:, C - 1] = 0
+        yield logits, index, {}
+        yield logits, share, {}
+        weight = WEIGHT.clone()
+        weight[C - 1] = 0
+        yield logits, index, {"weight": weight, "label_smoothing": 0.1}
+
+    def nothing(self) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+        logits, targets = self.make((4,))
+        index = targets["index"]
+        yield logits[:0], index[:0], {}
+        yield logits, torch.full_like(index, 2), {"ignore_index": 2}
+        yield logits, torch.full_like(index, 3), {"weight": WEIGHT}
+
+    def integers(self) -> list[torch.dtype]:
+        unsigned = [torch.uint8, torch.uint16]
+        return [*unsigned, torch.int8, torch.int16, torch.int32, torch.int64]
+
+    def wrong_targets(self, hard: Tensor) -> Iterator[tuple[Tensor, type[Exception], str]]:
+        for wrong in (C, -1, 10**6):
+            target = hard.clone()
+            target[2, 1] = wrong
+            yield target, IndexError, rf"target\[2, 1\] is {wrong}, .*C = 5 .*ignore_index=-100"
+
+
+class Softmax(OneClass):
+    """The softmax losses, whose limit is cross-entropy."""
+
+    def naive(self, row: Row, logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+        return naive_loss(row, logits, target, **options)
+
+    def torchs(self, logits: Tensor, target: Tensor, **options: Any) -> Tensor | None:
+        if options.pop("mean_over"):
+            return None
+        if target.shape == () and target == options["ignore_index"]:
+            return None  # of nothing PyTorch makes NaN
+        return F.cross_entropy(logits, target, **options)
+
+
+Row.family = Softmax()

@@ -23,28 +23,53 @@ sum instead of what ``mean_over`` says.
 Half-precision logits are computed, reduced and returned in float32; their gradient is in the
 logits' dtype.
 
+The losses of several labels (:class:`SigmoidLoss`) see a cell, one class of one position, where the
+others see a position. What differs: ``weight`` may be one number; ``pos_weight`` multiplies what is
+there; ``ignore_index`` (-1) is the target of missing labels and may be NaN; smoothing makes t
+``(1−ε)·t + ε/2``; ``mean_over`` is None for the number of cells not ignored, "weight" for the sum
+of the weights applied, "position" for positions with such a cell, "positive" for ``Σ s·t``; and
+``sample_weight`` is per position or per cell.
+
 Inside ``torch.compile`` use the modules where a loss takes ``class_counts``: they read the counts
 when they are built, the functions at every call, and a trace cannot look at values.
 """
 
-from steelyard.losses import counted, posthoc, region, softmax
+from types import ModuleType
+
+from steelyard.losses import counted, posthoc, region, sigmoid, sigmoid_counted, softmax, zlpr
+from steelyard.losses.cells import SigmoidLoss
 from steelyard.losses.counted import *  # noqa: F403
+from steelyard.losses.module import Loss
 from steelyard.losses.positions import SoftmaxLoss
 from steelyard.losses.posthoc import *  # noqa: F403
 from steelyard.losses.region import *  # noqa: F403
 from steelyard.losses.regions import RegionLoss
+from steelyard.losses.sigmoid import *  # noqa: F403
+from steelyard.losses.sigmoid_counted import *  # noqa: F403
 from steelyard.losses.softmax import *  # noqa: F403
+from steelyard.losses.zlpr import *  # noqa: F403
+
+FAMILIES: dict[type[Loss], tuple[ModuleType, ...]] = {
+    SoftmaxLoss: (softmax, counted),
+    SigmoidLoss: (sigmoid, sigmoid_counted, zlpr),
+    RegionLoss: (region,),
+}
+"""The base class of each family, and the modules in which its losses are."""
 
 __all__ = [
     "RegionLoss",
+    "SigmoidLoss",
     "SoftmaxLoss",
     *counted.__all__,
     *posthoc.__all__,
     *region.__all__,
+    *sigmoid.__all__,
+    *sigmoid_counted.__all__,
     *softmax.__all__,
+    *zlpr.__all__,
 ]
 
-for _base, _rooms in ((SoftmaxLoss, (softmax, counted)), (RegionLoss, (region,))):
+for _family, _rooms in FAMILIES.items():
     for _room in _rooms:
         for _name in _room.__all__:
-            _base.keywords.spell_out(getattr(_room, _name))
+            _family.keywords.spell_out(getattr(_room, _name))

@@ -25,15 +25,21 @@ def check_denominator(denominator: float | Tensor, logits: Tensor) -> Tensor:
     return denominator.to(logits.device, dtype, non_blocking=True)
 
 
-def check_logits(logits: Any) -> None:
-    """Raise unless logits are floating, with a dimension of classes."""
+def check_logits(logits: Any, alone: str = "(C,)") -> None:
+    """Raise unless logits are floating, with a dimension of classes.
+
+    Args:
+        logits: what was given.
+        alone: what logits of one dimension are: "(C,)" one position, "(N,)" one class.
+    """
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         raise TypeError(
-            f"logits are {described(logits)}, expected a floating-point tensor (N, C, …) or (C,)"
+            f"logits are {described(logits)}, expected a floating-point tensor (N, C, …) or {alone}"
         )
-    if logits.ndim == 0 or logits.shape[min(1, logits.ndim - 1)] == 0:
+    one_class = logits.ndim == 1 and alone == "(N,)"
+    if logits.ndim == 0 or (not one_class and logits.shape[min(1, logits.ndim - 1)] == 0):
         raise ValueError(
-            f"logits have shape {tuple(logits.shape)}, expected (N, C), (N, C, d1, …) or (C,) "
+            f"logits have shape {tuple(logits.shape)}, expected (N, C), (N, C, d1, …) or {alone} "
             "with at least one class"
         )
 

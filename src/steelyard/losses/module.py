@@ -11,7 +11,7 @@ from steelyard.losses.options import Keywords, Options
 from steelyard.losses.vectors import PerClass, read_class_vector
 
 
-def times(form: Any, name: str, given: PerClass | None, **limits: Any) -> Any:
+def times(form: Any, name: str, given: float | PerClass | None, **limits: Any) -> Any:
     """The form with the user's class vector; it multiplies the one that the form has already.
 
     Args:

@@ -1,9 +1,15 @@
 """What losses derive from class counts, in float64 until it meets the logits."""
 
+from operator import index
+from typing import SupportsIndex, TypeAlias, cast
+
 import torch
 from torch import Tensor
 
 from steelyard.classes import ClassCountsLike, as_class_counts
+
+# Positions in training: one number, or one per class where labels are missing.
+Total: TypeAlias = "int | ClassCountsLike | None"
 
 
 def positive_counts(class_counts: ClassCountsLike) -> Tensor:
@@ -19,3 +25,31 @@ def log_prior(class_counts: ClassCountsLike) -> Tensor:
     """Log-prior log π (C,), with π_c = n_c / Σ n."""
     counts = positive_counts(class_counts)
     return (counts / counts.sum()).log()
+
+
+def log_odds(class_counts: ClassCountsLike, total: Total) -> Tensor:
+    """Log-odds log(π / (1 − π)) (C,) in float64, with π_c = n_c / total_c.
+
+    A class that is never there is taken to be there once, and one that always is to be missing
+    once: the log-odds would be infinite.
+
+    Raises:
+        ValueError: no total, or one below a count.
+    """
+    counts = as_class_counts(class_counts)
+    if total is None:
+        raise ValueError(
+            "class_counts says how often each class is there, but not out of how often: give "
+            "total=, the number of positions that were counted"
+        )
+    positives = counts.counts.double()
+    if hasattr(total, "__index__") and not isinstance(total, Tensor):
+        total = [index(cast("SupportsIndex", total))] * len(counts)
+    totals = as_class_counts(total, num_classes=len(counts)).counts.double()
+    if (positives > totals).any():
+        wrong = int((positives > totals).nonzero()[0])
+        raise ValueError(
+            f"total of class {wrong} is {int(totals[wrong])}, but class_counts says that it is "
+            f"there {int(positives[wrong])} times: total counts the positions with and without it"
+        )
+    return (positives.clamp(min=1) / (totals - positives).clamp(min=1)).log()

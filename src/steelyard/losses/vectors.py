@@ -39,8 +39,10 @@ def readable(tensor: Tensor) -> bool:
     )
 
 
-def read_class_vector(name: str, given: PerClass) -> ClassVector:
-    """Read one number per class.
+def read_class_vector(
+    name: str, given: float | PerClass, *, or_number: bool = False
+) -> ClassVector:
+    """Read one number per class, or one number () for all of them where that will do.
 
     float32 and float64 tensors stay what they are; everything else becomes float64, so that a
     list of decimal numbers is as exact for float64 logits as it can be.
@@ -51,12 +53,18 @@ def read_class_vector(name: str, given: PerClass) -> ClassVector:
     """
     if isinstance(given, Mapping):
         vector = ClassVector(_spread(name, given), others_are_one=True)
+    elif or_number and isinstance(given, int | float):
+        vector = ClassVector(torch.tensor(given, dtype=torch.float64))
     else:
         vector = ClassVector(_to_tensor(name, given))
     values = vector.values
-    if values.ndim != 1:
+    if or_number and values.shape == (1,) and not vector.others_are_one:
+        values = values.reshape(())  # as PyTorch broadcasts it
+        vector = ClassVector(values)
+    if values.ndim != 1 and not (or_number and values.ndim == 0):
         raise ValueError(
             f"{name} has shape {tuple(values.shape)}, expected one number per class, shape (C,)"
+            + ("; weights of positions or cells are sample_weight" if or_number else "")
         )
     if readable(values):
         _check_values(name, values)
@@ -71,7 +79,7 @@ def fit(
     Raises:
         ValueError: the vector has another length.
     """
-    length = vector.shape[0]
+    length = vector.shape[0] if vector.ndim else num_classes
     if others_are_one and length < num_classes:
         vector = F.pad(vector, (0, num_classes - length), value=1.0)
     elif others_are_one and length > num_classes:
@@ -134,6 +142,8 @@ def _check_values(name: str, values: Tensor) -> None:
     low, high = (float(bound) for bound in torch.aminmax(values.detach()))
     if low >= 0 and high < math.inf:  # a NaN makes both bounds NaN
         return
+    if values.ndim == 0:
+        raise ValueError(f"{name} is {float(values)!r}: expected a finite number ≥ 0")
     wrong = int((~((values >= 0) & (values < math.inf))).nonzero()[0])
     raise ValueError(
         f"{name} of class {wrong} is {float(values[wrong])!r}: expected finite numbers ≥ 0"

@@ -14,7 +14,8 @@
 import torch
 from torch import Tensor
 
-from steelyard.ops import blocked, fused, native, reference, region, traced
+from steelyard.ops import blocked, cells, fused, native, reference, region, traced
+from steelyard.ops.cells import Cells, Rebalance, Side
 from steelyard.ops.choose import ENGINES, EngineChoice, choose_engine
 from steelyard.ops.edit import Edit, along_classes, compute_dtype
 from steelyard.ops.region import Masses, Overlap, covered, lovasz, masses
@@ -23,14 +24,18 @@ from steelyard.ops.work import CROSS_ENTROPY, Mean, Tail, Work, select
 __all__ = [
     "CROSS_ENTROPY",
     "ENGINES",
+    "Cells",
     "Edit",
     "EngineChoice",
     "Masses",
     "Mean",
     "Overlap",
+    "Rebalance",
+    "Side",
     "Tail",
     "Work",
     "along_classes",
+    "cell_losses",
     "choose_engine",
     "compute_dtype",
     "covered",
@@ -38,6 +43,7 @@ __all__ = [
     "lovasz",
     "masses",
     "overlap",
+    "position_losses",
     "select",
 ]
 
@@ -95,3 +101,45 @@ def overlap(logits: Tensor, overlap: Overlap, engine: str = "auto") -> tuple[Ten
             "the fastest that can, engine='reference' does everything"
         )
     return region.sums(logits, overlap)
+
+
+def cell_losses(
+    logits: Tensor, work: Cells, engine: str = "auto", mean: Mean | None = None
+) -> Tensor:
+    """The losses of cells, or their mean.
+
+    Args:
+        logits: (N, C, d…), floating.
+        work: what is to be done.
+        engine: which engine is to do it.
+        mean: sum over cells, and divide.
+
+    Returns:
+        (N, C, d…), or with ``mean`` a 0-d tensor; in at least float32.
+    """
+    _plain_torch_alone(engine)
+    if logits.ndim > 2 and logits.stride(1) == 1:  # as in losses
+        rows = logits.movedim(1, -1)
+        flat = cell_losses(rows.flatten(0, -2), work.as_rows(), engine, mean)
+        return flat if mean is not None else flat.view(rows.shape).movedim(-1, 1)
+    return cells.losses(logits, work, mean)
+
+
+def position_losses(
+    logits: Tensor, work: Cells, engine: str = "auto", mean: Mean | None = None
+) -> Tensor:
+    """The losses of positions whose cells belong together (N, d…), or their mean."""
+    _plain_torch_alone(engine)
+    if logits.ndim > 2 and logits.stride(1) == 1:
+        rows = logits.movedim(1, -1)
+        flat = position_losses(rows.flatten(0, -2), work.as_rows(), engine, mean)
+        return flat if mean is not None else flat.view(rows.shape[:-1])
+    return cells.position_losses(logits, work, mean)
+
+
+def _plain_torch_alone(engine: str) -> None:
+    if engine not in ("auto", "reference"):
+        raise RuntimeError(
+            f"engine={engine!r} cannot do this: the loss is of cells, not of classes. "
+            "engine='auto' takes the fastest that can, engine='reference' does everything"
+        )

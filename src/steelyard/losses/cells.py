@@ -1,0 +1,394 @@
+"""The sigmoid family: each class of each position is a cell, there or not there by itself.
+
+With z' the edited logit, t ∈ [0, 1] the target and t' = (1−ε)·t + ε/2, a cell's loss is
+
+    ℓ = s · w_c · [ pw_c · t' · pos(log σ(z')) + (1 − t') · neg(log σ(−z')) ]
+
+and a loss is a pair of functions pos and neg. The mean divides by what ``mean_over`` says.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, cast
+
+import torch
+from torch import Tensor
+
+from steelyard import ops
+from steelyard.losses.contract import (
+    check_denominator,
+    check_logits,
+    check_sample_weight,
+    described,
+)
+from steelyard.losses.module import Loss, times
+from steelyard.losses.options import CHOICES, RENAMED, Keywords, Options
+from steelyard.losses.vectors import PerClass, fit, readable
+
+
+class PlainCellOptions(TypedDict, total=False):
+    """The keywords of every sigmoid loss but the class vectors."""
+
+    ignore_index: float
+    label_smoothing: float
+    reduction: Literal["mean", "sum", "none"]
+    mean_over: Literal["weight", "position", "positive"] | None
+    empty: Literal["zero", "nan"]
+    engine: str
+
+
+class UnweightedCellOptions(PlainCellOptions, total=False):
+    """The keywords of every sigmoid loss but ``weight``."""
+
+    pos_weight: float | PerClass | None
+
+
+class CellOptions(UnweightedCellOptions, total=False):
+    """The keywords of every sigmoid loss, for type checkers."""
+
+    weight: float | PerClass | None
+
+
+class CellCallOptions(CellOptions, total=False):
+    """The keywords of every functional sigmoid loss."""
+
+    sample_weight: Tensor | None
+    denominator: float | Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class CellChoices(Options):
+    """The options of a sigmoid loss that are not tensors, checked.
+
+    Raises:
+        TypeError: ``ignore_index`` is not a number.
+        ValueError: a choice that does not exist, or smoothing outside [0, 1].
+    """
+
+    ignore_index: float = -1  # type: ignore[assignment]
+
+    choices: ClassVar = {**CHOICES, "mean_over": (None, "weight", "position", "positive")}
+
+    def _check_ignore_index(self) -> None:
+        if isinstance(self.ignore_index, bool) or not isinstance(self.ignore_index, int | float):
+            raise TypeError(
+                f"ignore_index={self.ignore_index!r} is not a number: give the target of cells to "
+                "ignore, by default -1; float('nan') for targets that are NaN"
+            )
+
+
+KEYWORDS = Keywords(
+    CellChoices,
+    CellCallOptions,
+    vectors=("weight", "pos_weight"),
+    renamed={name: text for name, text in RENAMED.items() if name != "pos_weight"}
+    | {
+        "alpha": "the weight of what is there is `pos_weight`; the focal α belongs to "
+        "SigmoidFocalLoss",
+        "gamma_positive": "it is `gamma_pos`",
+        "gamma_negative": "it is `gamma_neg`",
+    },
+)
+
+
+class CellForm(NamedTuple):
+    """What makes a sigmoid loss that loss.
+
+    Attributes:
+        positive, negative: the two sides of a cell: what it costs that a class that is there is
+            not seen, and that one is seen that is not there.
+        bias: added to the logits, (C,).
+        weight, pos_weight: (C,), or () for one number.
+        share: how much of a re-balanced weight each class takes, (C,); None without re-balancing.
+        rebalance: the numbers of the re-balanced weight, see :class:`steelyard.ops.Rebalance`.
+        positive_parameter, negative_parameter, positive_factor, negative_factor: those of the
+            sides that are one number per class (C,).
+        others_are_one: names those of ``weight`` and ``pos_weight`` that came from a dict.
+        whole_positions: the loss is of positions, not of cells.
+    """
+
+    positive: ops.Side
+    negative: ops.Side
+    bias: Tensor | None = None
+    weight: Tensor | None = None
+    pos_weight: Tensor | None = None
+    share: Tensor | None = None
+    rebalance: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    positive_parameter: Tensor | None = None
+    negative_parameter: Tensor | None = None
+    positive_factor: Tensor | None = None
+    negative_factor: Tensor | None = None
+    others_are_one: tuple[str, ...] = ()
+    whole_positions: bool = False
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes the vectors speak of; None where there are none."""
+        for name in _VECTORS:
+            vector = getattr(self, name)
+            if vector is not None and vector.ndim > 0:
+                return cast("int", vector.shape[0])
+        return None
+
+    def weighted(
+        self,
+        weight: float | PerClass | None = None,
+        pos_weight: float | PerClass | None = None,
+    ) -> "CellForm":
+        """The form with the user's class weights."""
+        form = times(self, "weight", weight, or_number=True)
+        return cast("CellForm", times(form, "pos_weight", pos_weight, or_number=True))
+
+    def fit(self, logits: Tensor) -> "CellForm":
+        """The same with every vector of length C, in the dtype and on the device of logits."""
+        like = logits.new_empty(0, dtype=ops.compute_dtype(logits))
+        changes: dict[str, Any] = {}
+        for name, given_as in _VECTORS.items():
+            vector = getattr(self, name)
+            if vector is not None:
+                padded = name in self.others_are_one
+                changes[name] = fit(given_as, vector, logits.shape[1], like, others_are_one=padded)
+        return self._replace(**changes) if changes else self
+
+    def work(self, options: Options, target: Tensor, sample_weight: Tensor | None) -> ops.Cells:
+        """What is to be done, of a form that fits the target (N, C, d…)."""
+        positive, negative = self.positive, self.negative
+        if self.positive_parameter is not None:
+            positive = positive._replace(parameter=self.positive_parameter)
+        if self.negative_parameter is not None:
+            negative = negative._replace(parameter=self.negative_parameter)
+        if self.positive_factor is not None:
+            positive = positive._replace(factor=self.positive_factor)
+        if self.negative_factor is not None:
+            negative = negative._replace(factor=self.negative_factor)
+        return ops.Cells(
+            target=target,
+            ignore_index=options.ignore_index,
+            positive=positive,
+            negative=negative,
+            bias=self.bias,
+            weight=self.weight,
+            pos_weight=self.pos_weight,
+            sample_weight=sample_weight,
+            rebalance=None if self.share is None else ops.Rebalance(self.share, *self.rebalance),
+            smoothing=options.label_smoothing,
+        )
+
+
+# The vectors of a form, and by which name the user gave them.
+_VECTORS = {
+    "weight": "weight",
+    "pos_weight": "pos_weight",
+    "bias": "class_counts",
+    "share": "class_counts",
+    "positive_parameter": "gamma",
+    "negative_parameter": "gamma",
+    "positive_factor": "alpha",
+    "negative_factor": "alpha",
+}
+
+
+def evaluate(
+    form: CellForm,
+    options: Options,
+    logits: Tensor,
+    target: Tensor,
+    sample_weight: Tensor | None = None,
+    denominator: float | Tensor | None = None,
+) -> Tensor:
+    """The loss of logits against target.
+
+    Args:
+        form: the loss.
+        options: its options.
+        logits: (N, C), (N, C, d…), or (N,) for one class; floating, any strides.
+        target: of the logits' shape: probabilities, bool, or integers 0 and 1.
+        sample_weight: finite and ≥ 0, broadcastable to the positions (N, d…), or per cell.
+        denominator: divides the sum, in place of what ``mean_over`` says.
+
+    Returns:
+        A 0-d tensor, or with reduction="none" one of the cells' shape; in float32, or float64 for
+        float64 logits.
+    """
+    check_cells(logits, target, options.ignore_index)
+    one_class = logits.ndim == 1
+    if one_class:
+        logits, target = logits.unsqueeze(1), target.unsqueeze(1)
+    if sample_weight is not None:
+        sample_weight = check_cell_weight(sample_weight, logits.shape, form.whole_positions)
+        sample_weight = sample_weight.to(logits.device, ops.compute_dtype(logits))
+    work = form.fit(logits).work(options, target, sample_weight)
+    losses = ops.position_losses if form.whole_positions else ops.cell_losses
+    if options.reduction == "none":
+        if denominator is not None:
+            raise ValueError("denominator divides a sum, but reduction='none' takes none")
+        each = losses(logits, work, options.engine)
+        return each.squeeze(1) if one_class and not form.whole_positions else each
+    over: str | Tensor | None = None
+    if denominator is not None:
+        over = check_denominator(denominator, logits)
+    elif options.reduction == "mean":
+        over = mean_over(form, options)
+    nothing = 0.0 if options.empty == "nan" else math.inf
+    return losses(logits, work, options.engine, ops.Mean(over, nothing))
+
+
+def mean_over(form: CellForm, options: Options) -> str:
+    """What the mean divides by, as :meth:`steelyard.ops.Cells.divisor` calls it."""
+    return options.mean_over or ("position" if form.whole_positions else "cell")
+
+
+def check_cells(logits: Any, target: Any, ignore_index: float) -> None:
+    """Raise unless logits are floating and the target fits them, cell by cell."""
+    check_logits(logits, alone="(N,)")
+    check_target(target)
+    if target.shape != logits.shape:
+        raise ValueError(
+            f"target has shape {tuple(target.shape)} and logits {tuple(logits.shape)}: expected "
+            f"one number in [0, 1] for each logit{_shape_hint(logits, target)}"
+        )
+    if not target.is_floating_point() and target.dtype is not torch.bool and readable(target):
+        refuse_other_integers(target, ignore_index)
+
+
+def check_target(target: Any) -> None:
+    """Raise unless the target is a tensor of real numbers."""
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target is {described(target)}, expected a tensor: torch.as_tensor(…)")
+    if target.is_complex():
+        raise TypeError(f"target is {target.dtype}, expected numbers in [0, 1], bool or 0 and 1")
+
+
+def refuse_other_integers(target: Tensor, ignore_index: float) -> None:
+    """Raise if integers are neither 0, 1 nor ignore_index."""
+    if target.numel() == 0:
+        return
+    low, high = (int(bound) for bound in torch.aminmax(target))
+    if low >= 0 and high <= 1:
+        return
+    wrong = (target != 0) & (target != 1)
+    if ignore_index >= 0 or target.dtype.is_signed:
+        wrong &= target != ignore_index
+    if wrong.any():
+        where = wrong.nonzero()[0].tolist()
+        value = int(target[tuple(where)])
+        hint = "soft targets are floating-point numbers, class indices become 0 and 1 by F.one_hot"
+        if value < 0:
+            hint = f"if it marks missing labels, give ignore_index={value}"
+        raise ValueError(
+            f"target{where} is {value}: expected 0, 1 or ignore_index={ignore_index} in a target "
+            f"of integers; {hint}"
+        )
+
+
+def check_cell_weight(sample_weight: Any, shape: torch.Size, whole_positions: bool) -> Tensor:
+    """sample_weight as it meets cells (N, C, d…): (N, 1, d…), or one number per cell."""
+    positions = shape[:1] + shape[2:]
+    if isinstance(sample_weight, Tensor) and sample_weight.ndim == len(shape):
+        if whole_positions and sample_weight.shape[1] != 1:
+            raise ValueError(
+                f"sample_weight has shape {tuple(sample_weight.shape)}, one number per cell, but "
+                f"the loss is of whole positions: expected one per position {tuple(positions)}"
+            )
+        per_position = sample_weight.shape[1] == 1
+        cells = shape[:1] + sample_weight.shape[1:2] + shape[2:] if per_position else shape
+        return check_sample_weight(sample_weight, cells)
+    try:
+        return check_sample_weight(sample_weight, positions).unsqueeze(1)
+    except ValueError as error:
+        if sample_weight.ndim == 1 and sample_weight.shape[0] == shape[1]:
+            raise ValueError(f"{error}; one number per class is `weight`") from None
+        raise
+
+
+def _shape_hint(logits: Tensor, target: Tensor) -> str:
+    positions = logits.shape[:1] + logits.shape[2:]
+    if logits.ndim > 1 and target.shape == positions:
+        if logits.shape[1] == 1:
+            return ": use target.unsqueeze(1)"
+        moved = "" if logits.ndim == 2 else ".movedim(-1, 1)"
+        return (
+            f": class indices become 0 and 1 by F.one_hot(target, {logits.shape[1]}){moved}, and "
+            "are what the losses of the softmax family take"
+        )
+    if target.ndim == logits.ndim + 1 and target.shape[1] == 1 and logits.ndim == 1:
+        return ": use target.squeeze(1)"
+    if logits.ndim > 2 and target.shape == logits.movedim(1, -1).shape:
+        return ": the class dimension is 1, use target.movedim(-1, 1)"
+    if logits.ndim > 2 and target.movedim(1, -1).shape == logits.shape:
+        return ": the class dimension is 1, use logits.movedim(-1, 1)"
+    return ""
+
+
+def sigmoid_loss(
+    public: Callable[..., Tensor],
+    form: CellForm,
+    logits: Tensor,
+    target: Tensor,
+    given: dict[str, Any],
+) -> Tensor:
+    """Evaluate a form for one call of the functional loss ``public`` with keywords ``given``."""
+    vectors, options, call = KEYWORDS.read(given, public)
+    return evaluate(form.weighted(**vectors), options, logits, target, **call)
+
+
+class SigmoidLoss(Loss):
+    """Base of every loss of the sigmoid family; a subclass gives the form."""
+
+    keywords = KEYWORDS
+    pos_weight: Tensor | None
+
+    def forward(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        sample_weight: Tensor | None = None,
+        denominator: float | Tensor | None = None,
+    ) -> Tensor:
+        """The loss of logits against target.
+
+        Args:
+            logits: (N, C), (N, C, d1, …), or (N,) for one class; floating, of any strides.
+            target: of the logits' shape: numbers in [0, 1], bool, or integers 0 and 1; a cell
+                equal to ``ignore_index`` counts nowhere. Floating numbers are not checked:
+                :func:`steelyard.explain` checks them.
+            sample_weight: finite and ≥ 0: per position, broadcastable to (N, d1, …); or per cell,
+                with as many dimensions as the logits.
+            denominator: divides the sum, whatever ``mean_over`` says.
+
+        Returns:
+            A 0-d tensor, or with reduction="none" one of the logits' shape; in float32, or
+            float64 for float64 logits.
+
+        Raises:
+            TypeError: logits are not floating, or the target is not real.
+            ValueError: shapes that do not fit, integers other than 0, 1 and ``ignore_index``,
+                negative or non-finite sample weights.
+        """
+        return evaluate(self.form, self.options, logits, target, sample_weight, denominator)
+
+    def denominator(self, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """What the mean divides by for these targets.
+
+        Summed over several calls it is the denominator of their union: divide the loss of every
+        micro-batch, or of every rank, by that sum, and the gradients add up to those of the whole
+        batch.
+
+        Args:
+            target: as for the call.
+            sample_weight: as for the call.
+
+        Returns:
+            A 0-d float64 tensor on the target's device.
+        """
+        check_target(target)
+        if target.ndim == 1:
+            target = target.unsqueeze(1)
+        form: CellForm = self.form
+        if sample_weight is not None:
+            sample_weight = check_cell_weight(sample_weight, target.shape, form.whole_positions)
+            sample_weight = sample_weight.to(target.device, torch.float64)
+        like = target.new_empty((0, target.shape[1]), dtype=torch.float64)
+        work = form.fit(like).work(self.options, target, sample_weight)
+        return work.divisor(mean_over(form, self.options), torch.float64)
