@@ -78,7 +78,7 @@ pytest_collect_file = (
             PythonCodeBlockParser(doctest_optionflags=COMPARE_NUMBERS),
             CodeBlockParser("console", run_console_block),
         ],
-        patterns=["README.md", "docs/*.md", "docs/*/*.md"],
+        patterns=["README.md", "README.zh-CN.md", "docs/*.md", "docs/*/*.md"],
         setup=names_at_hand,
         name="pages",
     )
