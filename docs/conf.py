@@ -117,8 +117,16 @@ def leave_out_what_others_wrote(
     return None if home.startswith("steelyard") else True
 
 
+def leave_bars_alone(
+    app: Sphinx, kind: str, name: str, member: object, options: object, lines: list[str]
+) -> None:
+    """|p − t| is a size, and no substitution of reStructuredText's."""
+    lines[:] = [line if "``" in line else line.replace("|", r"\|") for line in lines]
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_directive("public", Public)
     app.connect("source-read", put_in_what_stands_in_the_root)
+    app.connect("autodoc-process-docstring", leave_bars_alone)
     app.connect("autodoc-skip-member", leave_out_what_others_wrote)
