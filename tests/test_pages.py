@@ -27,7 +27,7 @@ def table_after(heading: str) -> list[list[str]]:
 LOSSES = {
     name: kind
     for name in sy.losses.__all__
-    if isinstance(kind := getattr(sy, name), type) and kind not in sy.losses.FAMILIES
+    if isinstance(kind := getattr(sy, name), type) and kind not in sy.losses._FAMILIES
 }
 
 

@@ -426,7 +426,7 @@ def test_a_wrong_target_is_named(row: Any, engine: str) -> None:
 
 
 def test_every_public_loss_has_a_row() -> None:
-    families = losses.FAMILIES
+    families = losses._FAMILIES
     modules = {
         value
         for value in map(vars(losses).get, losses.__all__)
@@ -437,7 +437,7 @@ def test_every_public_loss_has_a_row() -> None:
     assert {row.function for row in ROWS} == functions
 
 
-@pytest.mark.parametrize("family", losses.FAMILIES, ids=lambda family: family.__name__)
+@pytest.mark.parametrize("family", losses._FAMILIES, ids=lambda family: family.__name__)
 def test_options_are_declared_alike(family: Any) -> None:
     keywords = family.keywords
     assert set(keywords.hints.__annotations__) == {*keywords.defaults, *keywords.call}

@@ -34,12 +34,9 @@ Inside ``torch.compile`` use the modules where a loss takes ``class_counts``: th
 when they are built, the functions at every call, and a trace cannot look at values.
 """
 
-from types import ModuleType
-
 from steelyard.losses import counted, posthoc, region, sigmoid, sigmoid_counted, softmax, zlpr
 from steelyard.losses.cells import SigmoidLoss
 from steelyard.losses.counted import *  # noqa: F403
-from steelyard.losses.module import Loss
 from steelyard.losses.positions import SoftmaxLoss
 from steelyard.losses.posthoc import *  # noqa: F403
 from steelyard.losses.region import *  # noqa: F403
@@ -49,12 +46,12 @@ from steelyard.losses.sigmoid_counted import *  # noqa: F403
 from steelyard.losses.softmax import *  # noqa: F403
 from steelyard.losses.zlpr import *  # noqa: F403
 
-FAMILIES: dict[type[Loss], tuple[ModuleType, ...]] = {
+# The base class of each family, and the modules in which its losses are.
+_FAMILIES = {
     SoftmaxLoss: (softmax, counted),
     SigmoidLoss: (sigmoid, sigmoid_counted, zlpr),
     RegionLoss: (region,),
 }
-"""The base class of each family, and the modules in which its losses are."""
 
 __all__ = [
     "RegionLoss",
@@ -69,7 +66,7 @@ __all__ = [
     *zlpr.__all__,
 ]
 
-for _family, _rooms in FAMILIES.items():
+for _family, _rooms in _FAMILIES.items():
     for _room in _rooms:
         for _name in _room.__all__:
             _family.keywords.spell_out(getattr(_room, _name))
