@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from table import COUNTS, TABLE, C, Row
@@ -38,6 +41,25 @@ WEIGHTS: list[tuple[Any, type[Exception], str]] = [
     ({0: "two"}, TypeError, "weight of class 0 is 'two': expected a number"),
     ({0: None}, TypeError, "weight of class 0 is None: expected a number"),
     (sy.ClassCounts([9, 1]), TypeError, "class_weights(counts) makes them"),
+    (
+        [1.0, 1.0, 1e39],
+        ValueError,
+        "weight of class 2 is 1e+39: expected finite numbers ≥ 0, at most 3.4e+38",
+    ),
+    (torch.tensor([1, 1, 1e39], dtype=torch.float64), ValueError, "weight of class 2 is 1e+39"),
+    ({0: 1e39}, ValueError, "weight of class 0 is 1e+39: expected finite numbers ≥ 0, at most"),
+    ([1, 1, 10**400], ValueError, "has a number that floats do not hold: expected finite numbers"),
+    ({0: 10**400}, ValueError, "weight of class 0 is 1000000000"),
+    ({0: torch.ones(2)}, TypeError, "weight of class 0 is tensor([1., 1.]): expected a number"),
+    ({10**9: 1.0}, ValueError, "weight has the key 1000000000, which is too large to be a class"),
+    ({1: 2.0, torch.tensor(1): 3.0}, ValueError, "weight has two numbers for one class: {1: 2.0, "),
+    ({1.0, 2.0, 3.0}, TypeError, "weight={1.0, 2.0, 3.0} cannot be read as one number per class"),
+    (b"abc", TypeError, "weight=b'abc' cannot be read as one number per class"),
+    ([1, None, 2], TypeError, "weight=[1, None, 2] cannot be read as one number per class"),
+    (pd.Series([1, None, 2], dtype="Float64"), TypeError, "cannot be read as one number per class"),
+    (np.array(["1", "2", "3"]), TypeError, "cannot be read as one number per class"),
+    (np.float32(2), ValueError, "weight has shape (), expected one number per class"),
+    ([1j, 1, 1], TypeError, "cannot be read as one number per class"),
 ]
 
 
@@ -98,6 +120,9 @@ OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"label_smoothing": -0.1}, ValueError, "label_smoothing=-0.1 is not in [0, 1]"),
     ({"label_smoothing": NAN}, ValueError, "label_smoothing=nan is not in [0, 1]"),
     ({"label_smoothing": None}, TypeError, "label_smoothing=None is not a number"),
+    ({"label_smoothing": "0.1"}, TypeError, "label_smoothing='0.1' is not a number"),
+    ({"label_smoothing": 0.1j}, TypeError, "label_smoothing=0.1j is not a number"),
+    ({"ignore_index": 2**63}, ValueError, "ignore_index=9223372036854775808 does not fit 64 bits"),
     ({"alpha": 0.25}, TypeError, "has no keyword 'alpha': class weights are `weight`"),
     ({"class_weight": [1]}, TypeError, "has no keyword 'class_weight': class weights are `weight`"),
     ({"pos_weight": [1]}, TypeError, "has no keyword 'pos_weight': class weights are `weight`"),
@@ -147,7 +172,7 @@ OWN: dict[type, tuple[str, ...]] = {
 
 
 ARGUMENTS: list[tuple[Callable[[], object], type[Exception], str]] = [
-    (lambda: sy.FocalLoss(gamma=-1), ValueError, "gamma=-1.0 is not in [0, inf)"),
+    (lambda: sy.FocalLoss(gamma=-1), ValueError, "gamma=-1 is not in [0, inf)"),
     (lambda: sy.FocalLoss(gamma=NAN), ValueError, "gamma=nan is not in [0, inf)"),
     (lambda: sy.FocalLoss(gamma=INF), ValueError, "gamma=inf is not in [0, inf)"),
     (lambda: sy.FocalLoss(gamma=torch.tensor(-1.0)), ValueError, "gamma=-1.0 is not in [0, inf)"),
@@ -155,6 +180,12 @@ ARGUMENTS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: sy.FocalLoss(gamma="2"), TypeError, "gamma='2' cannot be read as one number per"),
     (lambda: sy.FocalLoss(gamma=None), TypeError, "gamma=None cannot be read as one number per"),
     (lambda: sy.FocalLoss(gamma={2: 1.0}), TypeError, "gamma={2: 1.0} is a dict, and the classes"),
+    (lambda: sy.FocalLoss(gamma=1e39), ValueError, "gamma=1e+39 is infinite in float32: expected"),
+    (
+        lambda: sy.FocalLoss(gamma=[1, 1e39]),
+        ValueError,
+        "gamma of class 1 is 1e+39: expected",
+    ),
     (lambda: sy.PolyLoss(epsilon=-1.1), ValueError, "epsilon=-1.1 is not in [-1, inf)"),
     (lambda: sy.GeneralizedCrossEntropyLoss(q=0), ValueError, "q=0 is not in (0, 1]"),
     (lambda: sy.GeneralizedCrossEntropyLoss(q=1.1), ValueError, "q=1.1 is not in (0, 1]"),
@@ -165,7 +196,7 @@ ARGUMENTS: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: sy.LDAMLoss(class_counts=COUNTS, scale=0), ValueError, "scale=0 is not in (0, inf)"),
     (lambda: sy.LDAMLoss(class_counts=COUNTS, max_margin=-1), ValueError, "max_margin=-1 is not"),
     (lambda: sy.ClassBalancedLoss(class_counts=COUNTS, beta=1), ValueError, "expected 0 ≤ beta"),
-    (lambda: sy.ClassBalancedLoss(class_counts=COUNTS, gamma=-1), ValueError, "gamma=-1.0 is not"),
+    (lambda: sy.ClassBalancedLoss(class_counts=COUNTS, gamma=-1), ValueError, "gamma=-1 is not"),
 ]
 
 
@@ -258,6 +289,25 @@ PER_CALL: list[tuple[dict[str, Any], type[Exception], str]] = [
         "sample_weight[1, 0, 0] is -1.0: expected finite numbers ≥ 0",
     ),
     ({"sample_weight": torch.tensor(NAN)}, ValueError, "sample_weight[] is nan: expected finite"),
+    (
+        {"sample_weight": torch.tensor(1e39, dtype=torch.float64)},
+        ValueError,
+        "sample_weight[] is 1e+39: expected finite numbers ≥ 0, at most 3.4e+38",
+    ),
+    ({"sample_weight": torch.tensor(1j)}, TypeError, "sample_weight is complex: expected real num"),
+    ({"denominator": torch.tensor(-1.0)}, ValueError, "denominator=-1.0 is not in [0, inf)"),
+    ({"denominator": torch.tensor(NAN)}, ValueError, "denominator=nan is not in [0, inf)"),
+    ({"denominator": torch.tensor(INF)}, ValueError, "denominator=inf is not in [0, inf)"),
+    ({"denominator": torch.tensor(2j)}, TypeError, "denominator is complex: expected a number ≥ 0"),
+    ({"denominator": 1e39}, ValueError, "denominator=1e+39 is infinite in float32: expected at mo"),
+    (
+        {"denominator": torch.tensor(1e39, dtype=torch.float64)},
+        ValueError,
+        "denominator=1e+39 is infinite in float32: expected at most 3.4e+38",
+    ),
+    ({"denominator": 10**400}, ValueError, "0000 is infinite in float32"),
+    ({"denominator": Fraction(10**400)}, ValueError, "denominator=inf is not in [0, inf)"),
+    ({"denominator": np.array([2.0])}, TypeError, "denominator=array([2.]) is not a number"),
     ({"denominator": -1}, ValueError, "denominator=-1 is not in [0, inf)"),
     ({"denominator": NAN}, ValueError, "denominator=nan is not in [0, inf)"),
     ({"denominator": "2"}, TypeError, "denominator='2' is not a number"),

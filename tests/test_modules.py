@@ -4,8 +4,12 @@ import copy
 import inspect
 import io
 import pickle
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 from table import TABLE, C, Row
@@ -170,6 +174,17 @@ def test_the_users_weight_is_copied() -> None:
             "LDAMLoss(class_counts=[9, 1], max_margin=0.5, scale=30.0, reduction='sum')",
         ),
         (
+            sy.BalancedSoftmaxLoss(class_counts=sy.ClassCounts([9, 1], names=["a", "b"])),
+            "BalancedSoftmaxLoss(class_counts=ClassCounts([9, 1]))",
+        ),
+        (sy.CrossEntropyLoss(pl.Series([1, 2])), "CrossEntropyLoss(weight=[1, 2])"),
+        (sy.CrossEntropyLoss((np.float32(1), 2)), "CrossEntropyLoss(weight=(1.0, 2))"),
+        (sy.CrossEntropyLoss(torch.ones(2).to_sparse()), "CrossEntropyLoss(weight=[1.0, 1.0])"),
+        (
+            sy.CrossEntropyLoss([Fraction(1, 2)] * 7),
+            "CrossEntropyLoss(weight=[0.5, 0.5, 0.5, 0.5, 0.5, … 7 classes])",
+        ),
+        (
             sy.CrossEntropyLoss(torch.ones(1000)),
             "CrossEntropyLoss(weight=[1, 1, 1, 1, 1, … 1000 classes])",
         ),
@@ -177,6 +192,41 @@ def test_the_users_weight_is_copied() -> None:
 )
 def test_repr(loss: nn.Module, text: str) -> None:
     assert repr(loss) == text
+
+
+@pytest.mark.parametrize(
+    "number", [Decimal("0.5"), Fraction(1, 2), np.float16(0.5), np.array(0.5), torch.tensor(0.5)]
+)
+def test_numbers_of_any_type(number: Any) -> None:
+    """Tensors multiply Python's numbers alone."""
+    losses: list[tuple[Any, dict[str, Any]]] = [
+        (sy.CrossEntropyLoss, {"label_smoothing": number}),
+        (sy.FocalLoss, {"gamma": number}),
+        (sy.PolyLoss, {"epsilon": number}),
+        (sy.GeneralizedCrossEntropyLoss, {"q": number}),
+        (sy.LogitAdjustedLoss, {"class_counts": [9, 1, 1, 1, 1], "tau": number}),
+        (sy.LDAMLoss, {"class_counts": [9, 1, 1, 1, 1], "max_margin": number, "scale": number}),
+        (sy.VSLoss, {"class_counts": [9, 1, 1, 1, 1], "gamma": number, "tau": number}),
+        (sy.ClassBalancedLoss, {"class_counts": [9, 1, 1, 1, 1], "beta": number}),
+    ]
+    for module, arguments in losses:
+        plain = {k: 0.5 if v is number else v for k, v in arguments.items()}
+        assert value_of(module(**arguments)) == pytest.approx(value_of(module(**plain)), rel=1e-15)
+    loss = sy.CrossEntropyLoss()
+    assert torch.equal(
+        loss(LOGITS, TARGET, denominator=number), loss(LOGITS, TARGET, denominator=0.5)
+    )
+
+
+def test_weights_and_sample_weights_of_any_dtype() -> None:
+    samples = torch.tensor([1, 0, 1, 1, 1, 0])
+    expected = sy.CrossEntropyLoss([1, 0, 1, 1, 0])(LOGITS, TARGET, samples.double())
+    for dtype in (torch.bool, torch.uint8, torch.uint64, torch.float16, torch.float8_e4m3fn):
+        weight = torch.tensor([1, 0, 1, 1, 0]).to(dtype)
+        value = sy.CrossEntropyLoss(weight)(LOGITS, TARGET, samples.to(dtype))
+        assert value == expected, dtype
+    sparse = sy.CrossEntropyLoss(torch.tensor([1.0, 0, 1, 1, 0]).to_sparse())
+    assert sparse(LOGITS, TARGET, samples.double().to_sparse()) == expected
 
 
 @each_row

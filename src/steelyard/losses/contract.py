@@ -1,6 +1,5 @@
 """What every loss means by its options, whatever its family: the checks, written once."""
 
-import math
 from typing import Any
 
 import torch
@@ -8,21 +7,33 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard.losses.options import check_number
-from steelyard.losses.vectors import readable
+from steelyard.losses.vectors import check_values, moved
 
 
 def check_denominator(denominator: float | Tensor, logits: Tensor) -> Tensor:
     """The denominator of one call as a tensor that can divide the sum."""
     dtype = ops.compute_dtype(logits)
-    if not isinstance(denominator, Tensor):
-        check_number("denominator", denominator, 0)
-        return logits.new_full((), denominator, dtype=dtype)
-    if denominator.ndim > 0:
+    if isinstance(denominator, Tensor):
+        if denominator.ndim > 0:
+            raise ValueError(
+                f"denominator has shape {tuple(denominator.shape)}, expected a number or a 0-d "
+                "tensor: sum it first"
+            )
+        if denominator.is_complex():
+            raise TypeError("denominator is complex: expected a number ≥ 0")
+    number = check_number("denominator", denominator, 0)
+    if isinstance(number, Tensor):
+        return moved("denominator", number, logits.device, dtype)
+    return logits.new_full((), number, dtype=dtype)
+
+
+def check_same_device(logits: Tensor, target: Tensor) -> None:
+    """Raise unless the target is where the logits are."""
+    if target.device != logits.device:
         raise ValueError(
-            f"denominator has shape {tuple(denominator.shape)}, expected a number or a 0-d "
-            "tensor: sum it first"
+            f"the target is on {target.device} and the logits are on {logits.device}: use "
+            "target.to(logits.device)"
         )
-    return denominator.to(logits.device, dtype, non_blocking=True)
 
 
 def check_logits(logits: Any, alone: str = "(C,)") -> None:
@@ -48,8 +59,11 @@ def check_sample_weight(sample_weight: Any, positions: torch.Size) -> Tensor:
     """sample_weight expanded to one number per position."""
     if not isinstance(sample_weight, Tensor):
         raise TypeError(f"sample_weight is {described(sample_weight)}, expected a tensor")
+    dense: Tensor = (
+        sample_weight if sample_weight.layout is torch.strided else sample_weight.to_dense()
+    )
     try:
-        expanded = sample_weight.expand(positions)
+        expanded = dense.expand(positions)
     except RuntimeError:
         short = sample_weight.ndim == 1 and sample_weight.shape[:1] == positions[:1]
         view = f".view(-1{', 1' * (len(positions) - 1)})"
@@ -58,15 +72,7 @@ def check_sample_weight(sample_weight: Any, positions: torch.Size) -> Tensor:
             f"sample_weight has shape {tuple(sample_weight.shape)}, which does not broadcast to "
             f"the positions {tuple(positions)}{hint}"
         ) from None
-    if readable(sample_weight) and sample_weight.numel():
-        low, high = (float(bound) for bound in torch.aminmax(sample_weight.detach()))
-        if not (low >= 0 and high < math.inf):
-            wrong = (~((sample_weight >= 0) & (sample_weight < math.inf))).nonzero()[0]
-            where = tuple(wrong.tolist())
-            raise ValueError(
-                f"sample_weight{list(where)} is {float(sample_weight[where])!r}: expected finite "
-                "numbers ≥ 0"
-            )
+    check_values("sample_weight", dense)
     return expanded
 
 

@@ -95,8 +95,8 @@ class ClassBalancedLoss(SoftmaxLoss):
 
 
 def _logit_adjusted(class_counts: ClassCountsLike, tau: float) -> Form:
-    check_number("tau", tau, float("-inf"))
-    return Form(tails.cross_entropy, bias=tau * log_prior(class_counts))
+    strength = check_number("tau", tau, float("-inf"))
+    return Form(tails.cross_entropy, bias=strength * log_prior(class_counts))
 
 
 def logit_adjusted_loss(
@@ -203,11 +203,11 @@ class BalancedSoftmaxLoss(SoftmaxLoss):
 
 
 def _ldam(class_counts: ClassCountsLike, max_margin: float, scale: float) -> Form:
-    check_number("max_margin", max_margin, 0)
-    check_number("scale", scale, 0, open_low=True)
+    largest = check_number("max_margin", max_margin, 0)
+    factor = check_number("scale", scale, 0, open_low=True)
     counts = positive_counts(class_counts)
-    margin = max_margin * (counts.min() / counts) ** 0.25
-    return Form(tails.cross_entropy, scale=torch.full_like(margin, scale), margin=scale * margin)
+    margin = largest * (counts.min() / counts) ** 0.25
+    return Form(tails.cross_entropy, scale=factor * torch.ones_like(counts), margin=factor * margin)
 
 
 def ldam_loss(
@@ -273,11 +273,11 @@ class LDAMLoss(SoftmaxLoss):
 
 
 def _vs(class_counts: ClassCountsLike, gamma: float, tau: float) -> Form:
-    check_number("gamma", gamma, 0)
-    check_number("tau", tau, float("-inf"))
+    exponent = check_number("gamma", gamma, 0)
+    strength = check_number("tau", tau, float("-inf"))
     counts = positive_counts(class_counts)
-    scale = (counts / counts.max()) ** gamma
-    return Form(tails.cross_entropy, scale=scale, bias=tau * log_prior(class_counts))
+    scale = (counts / counts.max()) ** exponent
+    return Form(tails.cross_entropy, scale=scale, bias=strength * log_prior(class_counts))
 
 
 def vs_loss(

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from steelyard.classes import ClassCounts
 from steelyard.losses.options import Keywords, Options
-from steelyard.losses.vectors import PerClass, read_class_vector
+from steelyard.losses.vectors import PerClass, has_values, read_class_vector
 
 
 def times(form: Any, name: str, given: float | PerClass | None, **limits: Any) -> Any:
@@ -143,9 +144,11 @@ class Loss(nn.Module):
         before = {name: getattr(self, name) for name in self._held}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, kept in before.items():
-            if kept is not None and getattr(self, name).dtype != kept.dtype:
-                # .half() would round the weights, and make 7e4 infinite: only the device moves.
-                setattr(self, name, kept.to(getattr(self, name).device))
+            found = getattr(self, name)
+            if kept is not None and type(found) is type(kept) and not kept.is_meta:
+                # .half() would round the weights, and make 7e4 infinite; .to_empty() would forget
+                # them: only the device moves.
+                setattr(self, name, kept.to(found.device))
         return self
 
     def _load_from_state_dict(
@@ -210,10 +213,20 @@ def _given_by(value: Tensor, arguments: dict[str, Any]) -> str:
 
 
 def _brief(value: Any) -> str:
-    """A value as it is typed, long ones cut."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, list | tuple) and len(value) > 6:
-        head = ", ".join(f"{item:.4g}" for item in value[:5])
-        return f"[{head}, … {len(value)} classes]"
+    """A value as it is typed, in one line, long ones cut."""
+    if isinstance(value, ClassCounts):
+        return f"ClassCounts({_brief(list(value))})"
+    if isinstance(value, Tensor):
+        if not has_values(value):
+            return f"tensor(shape={tuple(value.shape)}, device={str(value.device)!r})"
+        value = value.to_dense() if value.layout is not torch.strided else value
+    for container_as_list in ("tolist", "to_list"):  # of torch and NumPy; of polars
+        if hasattr(value, container_as_list):
+            value = getattr(value, container_as_list)()
+            break
+    if isinstance(value, list | tuple):
+        value = type(value)(v.item() if hasattr(v, "item") else v for v in value)
+        if len(value) > 6:
+            head = ", ".join(f"{float(item):.4g}" for item in value[:5])
+            return f"[{head}, … {len(value)} classes]"
     return repr(value)

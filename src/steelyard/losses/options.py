@@ -7,13 +7,15 @@ what it takes in a :class:`Keywords` of its own.
 import inspect
 import math
 import operator
+import reprlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Number
 from typing import Any, ClassVar, Literal, TypedDict, get_type_hints
 
 from torch import Tensor
 
-from steelyard.losses.vectors import PerClass, readable
+from steelyard.losses.vectors import LARGEST, PerClass, readable
 from steelyard.ops import ENGINES
 
 CHOICES: Mapping[str, tuple[Any, ...]] = {
@@ -85,16 +87,20 @@ class Options:
                 known = ", ".join(map(repr, choices))
                 raise ValueError(f"{name}={given!r} is not known: choose one of {known}")
         self._check_ignore_index()
-        check_number("label_smoothing", self.label_smoothing, 0, 1)
+        smoothing = check_number("label_smoothing", self.label_smoothing, 0, 1)
+        object.__setattr__(self, "label_smoothing", smoothing)
 
     def _check_ignore_index(self) -> None:
         try:
-            operator.index(self.ignore_index)
+            index = operator.index(self.ignore_index)
         except TypeError:
             raise TypeError(
                 f"ignore_index={self.ignore_index!r} is not an integer: give a class index that "
                 "stands for positions to ignore, by default -100"
             ) from None
+        if not -(2**63) <= index < 2**63:
+            raise ValueError(f"ignore_index={index} does not fit 64 bits, as class indices do")
+        object.__setattr__(self, "ignore_index", index)
 
     @property
     def smooths(self) -> bool:
@@ -178,19 +184,46 @@ class Keywords:
 
 def check_number(
     name: str, value: float | Tensor, low: float, high: float = math.inf, *, open_low: bool = False
-) -> None:
-    """Raise a ValueError unless value is a finite number in [low, high], or (low, high]."""
+) -> float | Tensor:
+    """Read a finite number in [low, high], or (low, high].
+
+    Returns:
+        The number, as one of Python's: tensors multiply no other; or the tensor that was given.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: it is outside, or infinite in float32.
+    """
+    number: Any = value
     if isinstance(value, Tensor):
         # Stacked trials hand in one tensor for many trials: nothing to read, nothing to check.
         if value.ndim > 0 or not readable(value):
-            return
-        value = float(value.detach())
+            return value
+        number = value.detach().item()
+    elif not isinstance(value, int | float):
+        number = _of_another_library(name, value)
     try:
-        inside = low < value <= high if open_low else low <= value <= high
+        inside = low < number <= high if open_low else low <= number <= high
     except TypeError:
         raise TypeError(f"{name}={value!r} is not a number") from None
     # Compared, for torch.compile has no isfinite of a number that it keeps symbolic.
-    if not (inside and -math.inf < value < math.inf):
+    if not (inside and -math.inf < number < math.inf):
         start = f"{'(' if open_low or math.isinf(low) else '['}{low:g}"
         end = f"{high:g}{')' if math.isinf(high) else ']'}"
-        raise ValueError(f"{name}={value!r} is not in {start}, {end}")
+        raise ValueError(f"{name}={reprlib.repr(number)} is not in {start}, {end}")
+    if not -LARGEST <= number <= LARGEST:
+        shown = reprlib.repr(number)
+        raise ValueError(f"{name}={shown} is infinite in float32: expected at most {LARGEST:.1e}")
+    return value if isinstance(value, Tensor) else number
+
+
+def _of_another_library(name: str, value: Any) -> float:
+    """A number of NumPy, decimal or fractions as one of Python's."""
+    if isinstance(value, Number) or getattr(value, "ndim", None) == 0:  # float() reads strings too
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{name}={value!r} is not a number")

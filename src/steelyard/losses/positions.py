@@ -20,12 +20,13 @@ from steelyard import ops
 from steelyard.losses.contract import (
     check_denominator,
     check_logits,
+    check_same_device,
     check_sample_weight,
     described,
 )
 from steelyard.losses.module import Loss, times
 from steelyard.losses.options import CallOptions, Keywords, Options
-from steelyard.losses.vectors import PerClass, fit, readable
+from steelyard.losses.vectors import PerClass, fit, moved, readable
 
 
 class Form(NamedTuple):
@@ -117,6 +118,7 @@ def evaluate(
         float64 for float64 logits.
     """
     check_shapes(logits, target)
+    check_same_device(logits, target)
     if not target.is_floating_point():
         target = target.long()
     if logits.ndim == 1:
@@ -128,7 +130,8 @@ def evaluate(
     form = form.fit(logits)
     if sample_weight is not None:
         sample_weight = check_sample_weight(sample_weight, positions)
-        sample_weight = sample_weight.to(logits.device, ops.compute_dtype(logits))
+        dtype = ops.compute_dtype(logits)
+        sample_weight = moved("sample_weight", sample_weight, logits.device, dtype)
     if target.is_floating_point():
         check_no_ignored_probabilities(options)
         target = target.to(ops.compute_dtype(logits))
@@ -321,8 +324,10 @@ class SoftmaxLoss(Loss):
             logits: (N, C), (N, C, d1, …) or (C,); floating, of any strides.
             target: class indices of any integer dtype, (N,), (N, d1, …) or (); or probabilities
                 of the logits' shape.
-            sample_weight: finite and ≥ 0, broadcastable to the shape of class indices.
-            denominator: divides the sum, whatever ``mean_over`` says.
+            sample_weight: finite and ≥ 0, broadcastable to the shape of class indices. Checked
+                on the CPU alone, and not while something compiles, traces or batches the call:
+                to look would wait for the device.
+            denominator: divides the sum, whatever ``mean_over`` says; checked likewise.
 
         Returns:
             A 0-d tensor, or with reduction="none" one of the shape of class indices; in float32,
@@ -357,10 +362,10 @@ class SoftmaxLoss(Loss):
             target, positions = target.long(), target.shape
         if sample_weight is not None:
             sample_weight = check_sample_weight(sample_weight, positions)
-            sample_weight = sample_weight.to(target.device, torch.float64)
+            sample_weight = moved("sample_weight", sample_weight, target.device, torch.float64)
         form: Form = self.form
         if form.weight is not None:
-            form = form._replace(weight=form.weight.to(target.device, torch.float64))
+            form = form._replace(weight=moved("weight", form.weight, target.device, torch.float64))
         try:
             return mean_denominator(form, self.options, target, sample_weight).double()
         except (IndexError, RuntimeError) as error:

@@ -41,8 +41,8 @@ def adjust_logits(logits: Tensor, class_counts: ClassCountsLike, tau: float = 1.
         Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv:2007.07314.
     """
     check_logits(logits)
-    check_number("tau", tau, float("-inf"))
-    return _minus_per_class(logits, "class_counts", tau * log_prior(class_counts))
+    strength = check_number("tau", tau, float("-inf"))
+    return _minus_per_class(logits, "class_counts", strength * log_prior(class_counts))
 
 
 def unweight_logits(logits: Tensor, weight: PerClass) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from steelyard.classes import ClassCountsLike, as_class_counts
+from steelyard.losses.vectors import has_values
 
 # Positions in training: one number, or one per class where labels are missing.
 Total: TypeAlias = "int | ClassCountsLike | None"
@@ -18,6 +19,8 @@ def positive_counts(class_counts: ClassCountsLike) -> Tensor:
     In theory the log-prior of an absent class is −∞ and its margin infinite; one example is the
     smallest count that leaves the loss finite.
     """
+    if isinstance(class_counts, Tensor) and class_counts.ndim == 1 and not has_values(class_counts):
+        return class_counts.to(torch.float64).clamp(min=1)  # of whoever traces: nothing to check
     return as_class_counts(class_counts).counts.to(torch.float64).clamp(min=1)
 
 

@@ -6,7 +6,9 @@ t is the target, one-hot for class indices. Options that every loss takes are de
 :mod:`steelyard.losses`.
 """
 
+import reprlib
 from collections.abc import Mapping
+from numbers import Number
 from typing import Any, Unpack
 
 from torch import Tensor
@@ -72,15 +74,14 @@ class CrossEntropyLoss(SoftmaxLoss):
 
 
 def _focal_parameter(gamma: float | PerClass) -> float | Tensor:
-    given: Any = gamma  # a NumPy scalar is neither an int nor a float, but 0-dimensional
-    if isinstance(given, int | float) or getattr(given, "ndim", 1) == 0:
-        number: float | Tensor = given if isinstance(given, Tensor) else float(given)
-        check_number("gamma", number, 0)
-        return number
+    given: Any = gamma  # an array may have no dimension
+    if isinstance(given, Number) or getattr(given, "ndim", 1) == 0:
+        number = check_number("gamma", given, 0)
+        return number if isinstance(number, Tensor) else float(number)
     if isinstance(given, Mapping):
         raise TypeError(
-            f"gamma={gamma!r} is a dict, and the classes left out would have no gamma: give one "
-            "number, or a list with one number per class"
+            f"gamma={reprlib.repr(gamma)} is a dict, and the classes left out would have no gamma: "
+            "give one number, or a list with one number per class"
         )
     return read_class_vector("gamma", given).values
 
@@ -136,8 +137,7 @@ class FocalLoss(SoftmaxLoss):
 
 
 def _poly(epsilon: float) -> Form:
-    check_number("epsilon", epsilon, -1)
-    return Form(tails.poly, parameter=epsilon)
+    return Form(tails.poly, parameter=check_number("epsilon", epsilon, -1))
 
 
 def poly_loss(
@@ -179,8 +179,7 @@ class PolyLoss(SoftmaxLoss):
 
 
 def _generalized(q: float) -> Form:
-    check_number("q", q, 0, 1, open_low=True)
-    return Form(tails.generalized, parameter=q)
+    return Form(tails.generalized, parameter=check_number("q", q, 0, 1, open_low=True))
 
 
 def generalized_cross_entropy_loss(

@@ -1,7 +1,9 @@
 """Per-class numbers in every container that users hold them in."""
 
-import math
+import reprlib
 from collections.abc import Mapping, Sequence
+from numbers import Number
+from operator import index
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -10,6 +12,11 @@ from torch import Tensor
 from typing_extensions import TypeAliasType  # which torch brings: signatures show its name
 
 from steelyard.classes import ClassCounts
+from steelyard.classes.numbers import LARGEST_CLASS
+from steelyard.ops import compat
+
+# Beyond it a number is infinite where it meets the logits.
+LARGEST = torch.finfo(torch.float32).max
 
 
 class Array(Protocol):
@@ -31,12 +38,57 @@ class ClassVector(NamedTuple):
 
 
 def readable(tensor: Tensor) -> bool:
-    """Whether looking at the values costs nothing: not on an accelerator, not while tracing."""
+    """Whether looking at the values costs nothing, and there are some."""
+    return tensor.device.type == "cpu" and has_values(tensor)
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether there are values to look at: not while something traces, batches or fakes them."""
     return (
-        tensor.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        not torch.compiler.is_compiling()
+        and compat.is_plain(tensor)
+        and not (tensor.is_meta or compat.is_watched() or compat.is_traced())
     )
+
+
+def check_values(name: str, values: Tensor, of: str = "") -> None:
+    """Raise a ValueError unless all values are ≥ 0 and finite in float32.
+
+    Args:
+        name: of the argument, for the error.
+        values: of any shape.
+        of: what the values are of, "class" or nothing.
+    """
+    if values.numel() == 0 or not readable(values):
+        return
+    if values.dtype.is_complex:
+        raise TypeError(f"{name} is complex: expected real numbers ≥ 0")
+    seen = values.detach()
+    if seen.dtype.itemsize == 1 or seen.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        seen = seen.double()  # aminmax takes few of the small and unsigned types
+    low, high = (float(bound) for bound in torch.aminmax(seen))
+    if low >= 0 and high <= LARGEST:  # a NaN makes both bounds NaN
+        return
+    where = (~((seen >= 0) & (seen <= LARGEST))).nonzero()[0].tolist()
+    place = f"{name}{where}" if not of else f"{name} of {of} {where[0]}" if where else name
+    wrong = seen[tuple(where)].item()
+    beyond = f", at most {LARGEST:.1e}" if LARGEST < wrong < float("inf") else ""
+    raise ValueError(f"{place} is {wrong!r}: expected finite numbers ≥ 0{beyond}")
+
+
+def moved(name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The tensor where the logits are, in this dtype.
+
+    Raises:
+        ValueError: it is on the meta device, and the logits are not.
+    """
+    if tensor.is_meta and device.type != "meta":
+        raise ValueError(
+            f"{name} is on the meta device, which holds no numbers, and is wanted on {device}: "
+            "build it outside torch.device('meta')"
+        )
+    # From pageable memory a non-blocking copy is staged first: safe, and the host does not wait.
+    return tensor.to(device, dtype, non_blocking=True)
 
 
 def read_class_vector(
@@ -53,10 +105,9 @@ def read_class_vector(
     """
     if isinstance(given, Mapping):
         vector = ClassVector(_spread(name, given), others_are_one=True)
-    elif or_number and isinstance(given, int | float):
-        vector = ClassVector(torch.tensor(given, dtype=torch.float64))
     else:
-        vector = ClassVector(_to_tensor(name, given))
+        numbers = [given] if or_number and isinstance(given, Number) else given
+        vector = ClassVector(_to_tensor(name, numbers))
     values = vector.values
     if or_number and values.shape == (1,) and not vector.others_are_one:
         values = values.reshape(())  # as PyTorch broadcasts it
@@ -66,8 +117,7 @@ def read_class_vector(
             f"{name} has shape {tuple(values.shape)}, expected one number per class, shape (C,)"
             + ("; weights of positions or cells are sample_weight" if or_number else "")
         )
-    if readable(values):
-        _check_values(name, values)
+    check_values(name, values, of="class")
     return vector
 
 
@@ -77,7 +127,7 @@ def fit(
     """Bring a vector to C numbers, on the device of ``like`` and in its dtype.
 
     Raises:
-        ValueError: the vector has another length.
+        ValueError: the vector has another length, or no numbers.
     """
     length = vector.shape[0] if vector.ndim else num_classes
     if others_are_one and length < num_classes:
@@ -92,8 +142,7 @@ def fit(
             f"{name} has {length} values, but logits have C = {num_classes} classes "
             "(dimension 1, or the only one): give one value per class"
         )
-    # From pageable memory a non-blocking copy is staged first: safe, and the host does not wait.
-    return vector.to(like.device, like.dtype, non_blocking=True)
+    return moved(name, vector, like.device, like.dtype)
 
 
 def _to_tensor(name: str, given: Any) -> Tensor:
@@ -105,46 +154,54 @@ def _to_tensor(name: str, given: Any) -> Tensor:
     if isinstance(given, Tensor):
         if given.is_complex():
             raise TypeError(f"{name} is complex: expected real numbers, one per class")
-        if given.dtype in (torch.float32, torch.float64):
-            return given
-        return given.to(torch.float32 if given.is_floating_point() else torch.float64)
+        dense: Tensor = given if given.layout is torch.strided else given.to_dense()
+        if dense.dtype in (torch.float32, torch.float64):
+            return dense
+        return dense.to(torch.float32 if dense.is_floating_point() else torch.float64)
     try:
-        if isinstance(given, set | frozenset):
-            raise TypeError  # it has no order
+        if isinstance(given, set | frozenset | bytes):
+            raise TypeError  # sets have no order, and bytes are text
         # tolist() is what NumPy arrays and data-frame columns share; it loses no digit.
         numbers = given.tolist() if hasattr(given, "tolist") else list(given)
-        return torch.tensor(numbers, dtype=torch.float64)
+        return torch.tensor(numbers, dtype=torch.float64, device="cpu")
+    except OverflowError:
+        raise ValueError(
+            f"{name}={reprlib.repr(given)} has a number that floats do not hold: expected finite "
+            f"numbers ≥ 0, at most {LARGEST:.1e}"
+        ) from None
     except (TypeError, ValueError):
         raise TypeError(
-            f"{name}={given!r} cannot be read as one number per class: give a tensor, an array, "
-            "a list, or a dict {class: number}"
+            f"{name}={reprlib.repr(given)} cannot be read as one number per class: give a tensor, "
+            "an array, a list, or a dict {class: number}"
         ) from None
 
 
 def _spread(name: str, given: Mapping[int, float]) -> Tensor:
     """{class: number} as a vector up to the largest class named, the others 1."""
-    for key in given:
-        if isinstance(key, bool) or not hasattr(key, "__index__") or key < 0:
-            raise TypeError(
-                f"{name} has the key {key!r}: the keys of a dict are class indices 0, 1, 2, …"
-            )
-    values = [1.0] * (max(given, default=-1) + 1)
-    for key, number in given.items():
-        if not hasattr(number, "__float__"):
-            raise TypeError(f"{name} of class {key} is {number!r}: expected a number")
-        values[key] = float(number)
-    return torch.tensor(values, dtype=torch.float64)
+    classes = [_class_index(name, key) for key in given]
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"{name} has two numbers for one class: {reprlib.repr(given)}")
+    values = [1.0] * (max(classes, default=-1) + 1)
+    for c, number in zip(classes, given.values(), strict=True):
+        try:
+            if not hasattr(number, "__float__"):
+                raise TypeError  # a string, which float() would read
+            values[c] = float(number)
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} of class {c} is {number!r}: expected a number") from None
+        except OverflowError:
+            raise ValueError(
+                f"{name} of class {c} is {reprlib.repr(number)}: expected finite numbers ≥ 0, at "
+                f"most {LARGEST:.1e}"
+            ) from None
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
-def _check_values(name: str, values: Tensor) -> None:
-    if values.numel() == 0:
-        return
-    low, high = (float(bound) for bound in torch.aminmax(values.detach()))
-    if low >= 0 and high < math.inf:  # a NaN makes both bounds NaN
-        return
-    if values.ndim == 0:
-        raise ValueError(f"{name} is {float(values)!r}: expected a finite number ≥ 0")
-    wrong = int((~((values >= 0) & (values < math.inf))).nonzero()[0])
-    raise ValueError(
-        f"{name} of class {wrong} is {float(values[wrong])!r}: expected finite numbers ≥ 0"
-    )
+def _class_index(name: str, key: Any) -> int:
+    if isinstance(key, bool) or not hasattr(key, "__index__") or key < 0:
+        raise TypeError(
+            f"{name} has the key {key!r}: the keys of a dict are class indices 0, 1, 2, …"
+        )
+    if key >= LARGEST_CLASS:
+        raise ValueError(f"{name} has the key {key!r}, which is too large to be a class index")
+    return index(key)
