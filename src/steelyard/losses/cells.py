@@ -19,12 +19,13 @@ from steelyard import ops
 from steelyard.losses.contract import (
     check_denominator,
     check_logits,
+    check_same_device,
     check_sample_weight,
     described,
 )
 from steelyard.losses.module import Loss, times
 from steelyard.losses.options import CHOICES, RENAMED, Keywords, Options
-from steelyard.losses.vectors import PerClass, fit, readable
+from steelyard.losses.vectors import PerClass, fit, moved, readable
 
 
 class PlainCellOptions(TypedDict, total=False):
@@ -217,7 +218,8 @@ def evaluate(
         logits, target = logits.unsqueeze(1), target.unsqueeze(1)
     if sample_weight is not None:
         sample_weight = check_cell_weight(sample_weight, logits.shape, form.whole_positions)
-        sample_weight = sample_weight.to(logits.device, ops.compute_dtype(logits))
+        dtype = ops.compute_dtype(logits)
+        sample_weight = moved("sample_weight", sample_weight, logits.device, dtype)
     work = form.fit(logits).work(options, target, sample_weight)
     losses = ops.position_losses if form.whole_positions else ops.cell_losses
     if options.reduction == "none":
@@ -243,6 +245,7 @@ def check_cells(logits: Any, target: Any, ignore_index: float) -> None:
     """Raise unless logits are floating and the target fits them, cell by cell."""
     check_logits(logits, alone="(N,)")
     check_target(target)
+    check_same_device(logits, target)
     if target.shape != logits.shape:
         raise ValueError(
             f"target has shape {tuple(target.shape)} and logits {tuple(logits.shape)}: expected "
@@ -264,7 +267,7 @@ def refuse_other_integers(target: Tensor, ignore_index: float) -> None:
     """Raise if integers are neither 0, 1 nor ignore_index."""
     if target.numel() == 0:
         return
-    low, high = (int(bound) for bound in torch.aminmax(target))
+    low, high = (int(bound) for bound in torch.aminmax(target.long()))
     if low >= 0 and high <= 1:
         return
     wrong = (target != 0) & (target != 1)
@@ -388,7 +391,7 @@ class SigmoidLoss(Loss):
         form: CellForm = self.form
         if sample_weight is not None:
             sample_weight = check_cell_weight(sample_weight, target.shape, form.whole_positions)
-            sample_weight = sample_weight.to(target.device, torch.float64)
+            sample_weight = moved("sample_weight", sample_weight, target.device, torch.float64)
         like = target.new_empty((0, target.shape[1]), dtype=torch.float64)
         work = form.fit(like).work(self.options, target, sample_weight)
         return work.divisor(mean_over(form, self.options), torch.float64)

@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 
 from steelyard import ops
-from steelyard.losses.contract import check_logits, check_sample_weight, described
+from steelyard.losses.contract import (
+    check_logits,
+    check_same_device,
+    check_sample_weight,
+    described,
+)
 from steelyard.losses.options import CHOICES, CallOptions, LossOptions, Options
 from steelyard.losses.positions import (
     check_no_ignored_probabilities,
@@ -15,7 +20,7 @@ from steelyard.losses.positions import (
     refuse_on_device,
     refuse_out_of_range,
 )
-from steelyard.losses.vectors import readable
+from steelyard.losses.vectors import moved, readable
 
 
 class RegionLossOptions(LossOptions, total=False):
@@ -84,6 +89,7 @@ def look(
         check_cells(logits, target, options.ignore_index)
     else:
         check_shapes(logits, target)
+    check_same_device(logits, target)
     if logits.ndim == 1:
         lacking = 1 if sigmoid else 0
         logits, target = logits.unsqueeze(lacking), target.unsqueeze(lacking)
@@ -97,7 +103,8 @@ def look(
     if sample_weight is not None:
         of_cells = sigmoid and getattr(sample_weight, "ndim", 0) == len(shape)
         positions = shape if of_cells else shape[:1] + shape[2:]
-        sample_weight = check_sample_weight(sample_weight, positions).to(logits.device, dtype)
+        sample_weight = check_sample_weight(sample_weight, positions)
+        sample_weight = moved("sample_weight", sample_weight, logits.device, dtype)
         sample_weight = sample_weight.flatten(2) if of_cells else _flat(sample_weight, 1)
     overlap = ops.Overlap(
         target=_flat(target, 1 if of_indices else 2),

@@ -70,10 +70,14 @@ def check_values(name: str, values: Tensor, of: str = "") -> None:
     if low >= 0 and high <= LARGEST:  # a NaN makes both bounds NaN
         return
     where = (~((seen >= 0) & (seen <= LARGEST))).nonzero()[0].tolist()
-    place = f"{name}{where}" if not of else f"{name} of {of} {where[0]}" if where else name
+    if of:
+        place = f"{name} of {of} {where[0]}" if where else name
+    else:
+        place = f"{name}{where}"
+    expected = "finite numbers" if where or not of else "a finite number"
     wrong = seen[tuple(where)].item()
     beyond = f", at most {LARGEST:.1e}" if LARGEST < wrong < float("inf") else ""
-    raise ValueError(f"{place} is {wrong!r}: expected finite numbers ≥ 0{beyond}")
+    raise ValueError(f"{place} is {wrong!r}: expected {expected} ≥ 0{beyond}")
 
 
 def moved(name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
