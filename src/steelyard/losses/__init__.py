@@ -34,7 +34,7 @@ Inside ``torch.compile`` use the modules where a loss takes ``class_counts``: th
 when they are built, the functions at every call, and a trace cannot look at values.
 """
 
-from steelyard.losses import counted, posthoc, region, sigmoid, sigmoid_counted, softmax, zlpr
+from steelyard.losses import counted, region, sigmoid, sigmoid_counted, softmax, zlpr
 from steelyard.losses.cells import SigmoidLoss
 from steelyard.losses.counted import *  # noqa: F403
 from steelyard.losses.positions import SoftmaxLoss
@@ -54,16 +54,57 @@ _FAMILIES = {
 }
 
 __all__ = [
+    "AsymmetricLoss",
+    "BCEWithLogitsLoss",
+    "BalancedSoftmaxLoss",
+    "ClassBalancedLoss",
+    "CrossEntropyLoss",
+    "DiceLoss",
+    "DistributionBalancedLoss",
+    "FocalLoss",
+    "GeneralizedCrossEntropyLoss",
+    "GeneralizedDiceLoss",
+    "HillLoss",
+    "JaccardLoss",
+    "LDAMLoss",
+    "LogitAdjustedLoss",
+    "LovaszLoss",
+    "PolyLoss",
     "RegionLoss",
+    "SigmoidClassBalancedLoss",
+    "SigmoidFocalLoss",
+    "SigmoidLogitAdjustedLoss",
     "SigmoidLoss",
+    "SigmoidPolyLoss",
     "SoftmaxLoss",
-    *counted.__all__,
-    *posthoc.__all__,
-    *region.__all__,
-    *sigmoid.__all__,
-    *sigmoid_counted.__all__,
-    *softmax.__all__,
-    *zlpr.__all__,
+    "TverskyLoss",
+    "VSLoss",
+    "ZLPRLoss",
+    "adjust_logits",
+    "asymmetric_loss",
+    "balanced_softmax_loss",
+    "bce_with_logits_loss",
+    "class_balanced_loss",
+    "cross_entropy_loss",
+    "dice_loss",
+    "distribution_balanced_loss",
+    "focal_loss",
+    "generalized_cross_entropy_loss",
+    "generalized_dice_loss",
+    "hill_loss",
+    "jaccard_loss",
+    "ldam_loss",
+    "logit_adjusted_loss",
+    "lovasz_loss",
+    "poly_loss",
+    "sigmoid_class_balanced_loss",
+    "sigmoid_focal_loss",
+    "sigmoid_logit_adjusted_loss",
+    "sigmoid_poly_loss",
+    "tversky_loss",
+    "unweight_logits",
+    "vs_loss",
+    "zlpr_loss",
 ]
 
 for _family, _rooms in _FAMILIES.items():
