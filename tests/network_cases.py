@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-from steelyard.compare.networks import methods as known
-from steelyard.compare.networks.lines import Line
-from steelyard.compare.networks.plan import Plan, Run, cosine, draw_options, read_space
-from steelyard.compare.networks.problem import Part, PlainLoop, Problem
-from steelyard.compare.networks.targets import read_targets
+from steelyard.compare.training import methods as known
+from steelyard.compare.training.lines import plan_lines
+from steelyard.compare.training.plan import Plan, Run, cosine, draw_options, read_space
+from steelyard.compare.training.problem import Part, PlainLoop, Problem
+from steelyard.compare.training.targets import read_targets
 
 SPACE = read_space({"learning_rate": (0.02, 0.5, 0.1), "weight_decay": 1e-3}, own_optimizer=True)
 
@@ -84,7 +84,9 @@ def run_of(problem, plan, name, seed=0, draw=0):
 
 
 def line_of(problem, plan, *names, seed=0, draw=0):
-    return Line(tuple(run_of(problem, plan, name, seed, draw) for name in names))
+    runs = [run_of(problem, plan, name, seed, draw) for name in names]
+    (line,) = plan_lines(runs, {method.name: method for method in problem.methods})
+    return line
 
 
 class Keeping:

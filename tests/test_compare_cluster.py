@@ -1,4 +1,4 @@
-"""Groups elsewhere: processes here, and a real Dask cluster on loopback that loses a worker."""
+"""Work elsewhere: processes here, and a real Dask cluster on loopback that loses a worker."""
 
 import os
 import signal
@@ -74,7 +74,7 @@ def test_a_worker_that_is_killed_is_one_sentence(tmp_path, monkeypatch):
         raise BrokenProcessPool("a process was terminated abruptly")
 
     monkeypatch.setattr(joblib, "Parallel", lambda **_: fail)
-    with pytest.raises(StudyError, match="a worker process ended before its group was done"):
+    with pytest.raises(StudyError, match="a worker process ended before its work was done"):
         run_study(DATA, STUDY, tmp_path, workers=2)
 
 

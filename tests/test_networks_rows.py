@@ -11,13 +11,13 @@ from torch import nn
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from steelyard import metrics
-from steelyard.compare.networks.batches import call, logits_of, parted
-from steelyard.compare.networks.carve import carve, checked_groups
-from steelyard.compare.networks.evaluation import Marks, Predictions, predict
-from steelyard.compare.networks.loading import Loader
-from steelyard.compare.networks.ranks import Ranks
-from steelyard.compare.networks.targets import class_names, read_targets
 from steelyard.compare.study import StudyError
+from steelyard.compare.training.batches import call, logits_of, parted
+from steelyard.compare.training.carve import carve, checked_groups
+from steelyard.compare.training.evaluation import Marks, Predictions, predict
+from steelyard.compare.training.loading import Loader
+from steelyard.compare.training.ranks import Ranks
+from steelyard.compare.training.targets import class_names, read_targets
 
 
 def masks(rows=12, classes=4, size=6, seed=0, ignore=255):
@@ -270,7 +270,7 @@ def test_memory_while_scoring_masks_does_not_grow_with_them():
 
 @pytest.mark.parametrize("kind", ["classes", "masks"])
 def test_every_score_follows_from_the_marks(kind):
-    from steelyard.compare.networks import statistics
+    from steelyard.compare.training import statistics
 
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 90)
@@ -294,7 +294,7 @@ def test_every_score_follows_from_the_marks(kind):
 
 
 def test_what_is_kept_in_half_precision_is_only_what_is_large(monkeypatch):
-    monkeypatch.setattr("steelyard.compare.networks.evaluation._WHOLE", 20)
+    monkeypatch.setattr("steelyard.compare.training.evaluation._WHOLE", 20)
     assert predicted(blobs(rows=23), np.arange(6)).logits.dtype == np.float32
     assert predicted(blobs(rows=23), np.arange(7)).logits.dtype == np.float16
 

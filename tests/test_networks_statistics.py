@@ -7,9 +7,9 @@ import pytest
 from scipy import sparse, stats
 
 from steelyard.compare import verdict
-from steelyard.compare.networks import statistics
-from steelyard.compare.networks.evaluation import Marks
-from steelyard.compare.networks.statistics import FixedTest
+from steelyard.compare.training import statistics
+from steelyard.compare.training.evaluation import Marks
+from steelyard.compare.training.statistics import resample
 from steelyard.compare.verdict import RepeatedSplits
 
 
@@ -34,6 +34,10 @@ def study(rng, candidates, seeds, rows=120, classes=3, skill=0.7, shift=0.0):
             guess = np.where(right, labels, (labels + rng.integers(1, classes, rows)) % classes)
             marks[name].append(marks_of(labels, guess, classes))
     return marks, labels
+
+
+def fixed(marks, score, labels, **given):
+    return resample(marks, labels, [score], **given).tests[score]
 
 
 def test_the_decisive_numbers():
@@ -67,7 +71,7 @@ def by_hand(marks, labels, a, b, replicates, resample_seeds=False):
 
 def test_few_seeds_add_the_variance_over_test_rows_to_that_over_seeds():
     marks, labels = study(np.random.default_rng(0), ["base", "other"], 5)
-    test = FixedTest(marks, "balanced_accuracy", labels)
+    test = fixed(marks, "balanced_accuracy", labels)
     paired = test.against("other", "base")
     differences = np.array(test.values["other"]) - np.array(test.values["base"])
     over_rows = by_hand(marks, labels, "other", "base", 2000)
@@ -85,8 +89,8 @@ def test_few_seeds_add_the_variance_over_test_rows_to_that_over_seeds():
 
 def test_many_seeds_are_resampled_with_the_rows():
     marks, labels = study(np.random.default_rng(3), ["base", "other"], 12, shift=0.05)
-    paired = FixedTest(marks, "balanced_accuracy", labels).against("other", "base")
-    test = FixedTest(marks, "balanced_accuracy", labels)
+    paired = fixed(marks, "balanced_accuracy", labels).against("other", "base")
+    test = fixed(marks, "balanced_accuracy", labels)
     differences = np.array(test.values["other"]) - np.array(test.values["base"])
     variance = by_hand(marks, labels, "other", "base", 1000, resample_seeds=True)
     width = (paired.difference.high - paired.difference.low) / (2 * 1.96)
@@ -96,8 +100,8 @@ def test_many_seeds_are_resampled_with_the_rows():
 
 def test_a_class_keeps_its_rows_in_every_replicate():
     marks, labels = study(np.random.default_rng(0), ["base"], 1, rows=30)
-    test = FixedTest(marks, "balanced_accuracy", labels, replicates=50)
-    assert np.isfinite(test._resampled["base"]).all()
+    test = fixed(marks, "balanced_accuracy", labels, replicates=50)
+    assert np.isfinite(test.resampled["base"]).all()
 
 
 @pytest.mark.parametrize("seeds", [5, 12])
@@ -105,33 +109,33 @@ def test_no_difference_is_found_where_there_is_none(seeds):
     rejected = 0
     for k in range(100):
         marks, labels = study(np.random.default_rng(k), ["base", "other"], seeds, rows=80)
-        p = FixedTest(marks, "balanced_accuracy", labels, replicates=300).against("other", "base").p
+        p = fixed(marks, "balanced_accuracy", labels, replicates=300).against("other", "base").p
         rejected += p < 0.05
     assert rejected <= 10
 
 
 def test_a_large_difference_is_found():
     marks, labels = study(np.random.default_rng(0), ["base", "other"], 5, shift=0.2, rows=400)
-    assert FixedTest(marks, "balanced_accuracy", labels).against("other", "base").p < 0.01
+    assert fixed(marks, "balanced_accuracy", labels).against("other", "base").p < 0.01
 
 
 def test_seeds_that_failed_are_left_out_in_pairs():
     marks, labels = study(np.random.default_rng(0), ["base", "other"], 6)
     marks["other"][2] = None
     marks["base"][4] = None
-    test = FixedTest(marks, "accuracy", labels)
+    test = fixed(marks, "accuracy", labels)
     assert test.against("other", "base").seeds == 4
     assert test.interval("other").mean == pytest.approx(
         np.mean([v for v in test.values["other"] if v is not None])
     )
     marks["other"] = [None] * 6
-    empty = FixedTest(marks, "accuracy", labels).against("other", "base")
+    empty = fixed(marks, "accuracy", labels).against("other", "base")
     assert (empty.seeds, empty.p, empty.detectable) == (0, None, None)
 
 
 def test_one_seed_claims_nothing():
     marks, labels = study(np.random.default_rng(0), ["base", "other"], 1)
-    paired = FixedTest(marks, "accuracy", labels).against("other", "base")
+    paired = fixed(marks, "accuracy", labels).against("other", "base")
     assert paired.p is None
     assert paired.difference.low is None
 
@@ -139,7 +143,7 @@ def test_one_seed_claims_nothing():
 def test_two_that_are_the_same_differ_by_nothing():
     marks, labels = study(np.random.default_rng(0), ["base"], 5)
     marks["other"] = marks["base"]
-    paired = FixedTest(marks, "accuracy", labels).against("other", "base")
+    paired = fixed(marks, "accuracy", labels).against("other", "base")
     assert paired.p == 1.0
     assert paired.difference.mean == 0
 
@@ -167,5 +171,14 @@ def test_classes_by_the_thousand_take_little_memory():
 
     guess = np.where(rng.random(n) < 0.5, labels, rng.integers(0, 1000, n))
     marks = {"base": [Marks(hot(labels, labels == guess), hot(labels), hot(guess))] * 2}
-    test = FixedTest(marks, "macro_f1", labels, replicates=40)
+    test = fixed(marks, "macro_f1", labels, replicates=40)
     assert 0 < test.interval("base").mean < 1
+
+
+def test_recall_has_the_variance_of_its_test_rows():
+    marks, labels = study(np.random.default_rng(0), ["base"], 1, rows=400, skill=0.7)
+    variance = resample(marks, labels, ["accuracy"]).recall["base"]
+    for c in range(3):
+        n = (labels == c).sum()
+        p = marks["base"][0].found.toarray()[labels == c, c].mean()
+        assert variance[c] == pytest.approx(p * (1 - p) / n, rel=0.15)

@@ -18,13 +18,13 @@ from network_cases import (
 )
 
 import steelyard as sy
-from steelyard.compare.networks.loading import Loader, Steps, balanced, shuffled
-from steelyard.compare.networks.plan import cosine
-from steelyard.compare.networks.problem import PlainLoop
-from steelyard.compare.networks.ranks import Ranks
-from steelyard.compare.networks.streams import seed_everything, stream
-from steelyard.compare.networks.work import new_trial, run_line
 from steelyard.compare.study import StudyError
+from steelyard.compare.training.loading import Loader, Steps, balanced, shuffled
+from steelyard.compare.training.plan import cosine
+from steelyard.compare.training.problem import PlainLoop
+from steelyard.compare.training.ranks import Ranks
+from steelyard.compare.training.streams import seed_everything, stream
+from steelyard.compare.training.work import new_trial, run_line
 
 
 def train(problem, plan, name, **given):
@@ -143,7 +143,7 @@ class Stopping(PlainLoop):
 
 @pytest.mark.parametrize("epoch", [1, 3, 4])
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path, monkeypatch, epoch):
-    monkeypatch.setattr("steelyard.compare.networks.checkpoints._SHARE", 1e9)  # one each epoch
+    monkeypatch.setattr("steelyard.compare.training.checkpoints._SHARE", 1e9)  # one each epoch
     data = Noisy(blobs())
     whole, _ = train(*problem_of(["focal"], train=data, factory=dropping), "focal")
     broken, plan = problem_of(["focal"], train=data, loop=Stopping(dropping, epoch))
@@ -195,6 +195,32 @@ def test_a_fork_trains_the_last_fifth_alone(tmp_path):
     problem, plan = problem_of(["ldam", "ldam-drw"], loop=Counting(network, sgd))
     list(run_line(problem, plan, line_of(problem, plan, "ldam", "ldam-drw"), tmp_path))
     assert counted == [("ldam", e) for e in range(5)] + [("ldam-drw", 4)]
+
+
+def test_what_is_left_of_a_line_begins_where_it_parted(tmp_path):
+    whole = Keeping(dropping)
+    problem, plan = problem_of(["ldam", "ldam-drw"], loop=whole)
+    both = line_of(problem, plan, "ldam", "ldam-drw")
+    started = run_line(problem, plan, both, tmp_path)
+    next(started)
+    started.close()  # killed before the second run began
+    rest = line_of(problem, plan, "ldam-drw")
+    assert rest.key == both.key
+    assert (tmp_path / f"{rest.key}.fork.pt").exists()
+    epochs = []
+    loop = Keeping(dropping)
+
+    def counting(trial):
+        batches = trial.batches
+        trial.batches = lambda epoch: (epochs.append(epoch), batches(epoch))[1]
+        return loop(trial)
+
+    problem, plan = problem_of(["ldam", "ldam-drw"], loop=counting)
+    list(run_line(problem, plan, rest, tmp_path))
+    assert epochs == [4]
+    alone, _ = train(*problem_of(["ldam", "ldam-drw"], factory=dropping), "ldam-drw")
+    assert same_parameters(loop.networks["ldam-drw"], alone)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_deferred_loss_differs_from_its_trunk():

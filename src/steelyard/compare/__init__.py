@@ -2,10 +2,22 @@
 
 `run` trains every candidate with the same tuning budget on the same splits, and says which of
 them can be told from plain cross-entropy. The command `steelyard compare` is the same in a
-terminal. Needs ``pip install 'steelyard[compare]'``.
+terminal. `networks` does the same with your own network, and `trainings` with your own loop.
+Needs ``pip install 'steelyard[compare]'``.
 """
 
 from steelyard.compare.api import Comparison, run
 from steelyard.compare.study import Candidate, Study, StudyError
+from steelyard.compare.training.api import networks, trainings
+from steelyard.compare.training.trial import Trial
 
-__all__ = ["Candidate", "Comparison", "Study", "StudyError", "run"]
+__all__ = [
+    "Candidate",
+    "Comparison",
+    "Study",
+    "StudyError",
+    "Trial",
+    "networks",
+    "run",
+    "trainings",
+]

@@ -1,16 +1,16 @@
-"""Groups on several processes or machines, through joblib."""
+"""Work on several processes or machines, through joblib."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Any, TypeVar
 
 import joblib
 from joblib.externals.loky import get_reusable_executor
@@ -18,25 +18,24 @@ from joblib.externals.loky.backend import resource_tracker as lokys_tracker
 
 from _steelyard import end_with_parent
 from steelyard._text import first_line
-from steelyard.compare.data import Data
-from steelyard.compare.group import Cell, Group, timed_group
-from steelyard.compare.study import Study, StudyError
+from steelyard.compare.study import StudyError
 
+Result = TypeVar("Result")
 _ATTEMPTS = 3
 
 
 def run_parallel(
-    data: Data,
-    study: Study,
-    groups: Sequence[Group],
+    work: Callable[..., Result],
+    shared: Any,
+    calls: Sequence[tuple[Any, ...]],
     workers: int,
     backend: str,
     address: str | None,
-) -> Iterator[tuple[Group, list[Cell], float]]:
-    """Yield each group, its cells and its seconds as they come in, in any order.
+) -> Iterator[Result]:
+    """Yield ``work(shared, *call)`` of each call as it comes in, in any order.
 
-    The data travels once: local processes map it from a file, a Dask cluster keeps a copy on
-    every worker. A Dask worker that dies is replaced by another: its groups run again.
+    What is shared travels once: local processes map its arrays from a file, a Dask cluster keeps
+    a copy on every worker. A Dask worker that dies is replaced by another: its calls run again.
 
     Raises:
         StudyError: the cluster's library cannot be imported, the cluster cannot be reached, or a
@@ -45,32 +44,41 @@ def run_parallel(
     with ExitStack() as stack:
         if backend == "dask":
             client = stack.enter_context(_dask_client(address))
-            stack.enter_context(joblib.parallel_config("dask", client=client, scatter=[data]))
+            stack.enter_context(joblib.parallel_config("dask", client=client, scatter=[shared]))
         elif backend == "ray":
             _connect_ray(address)
             stack.enter_context(joblib.parallel_config("ray"))
         else:
             stack.enter_context(_processes(workers))
-        left = list(groups)
+        left = dict(enumerate(calls))
         for attempt in range(_ATTEMPTS):
             parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1)
-            calls = [joblib.delayed(timed_group)(data, study, group) for group in left]
+            numbered = [
+                joblib.delayed(_numbered)(work, shared, number, call)
+                for number, call in left.items()
+            ]
             try:
                 with _ctrl_c_reaches_only_us():
-                    results = parallel(calls)
-                for done in results:
-                    left.remove(done[0])
-                    yield done
+                    results = parallel(numbered)
+                for number, result in results:
+                    del left[number]
+                    yield result
                 return
             except BrokenProcessPool as error:
                 raise StudyError(
-                    "a worker process ended before its group was done, as happens where memory "
-                    "runs out; try fewer --workers or a smaller --group. What was finished before "
-                    "is kept"
+                    "a worker process ended before its work was done, as happens where memory "
+                    "runs out; try fewer workers, or less at a time. What was finished before is "
+                    "kept"
                 ) from error
             except CancelledError:  # a worker died with a result that nobody had fetched yet
                 if attempt == _ATTEMPTS - 1:
                     raise
+
+
+def _numbered(
+    work: Callable[..., Result], shared: Any, number: int, call: tuple[Any, ...]
+) -> tuple[int, Result]:
+    return number, work(shared, *call)
 
 
 @contextmanager

@@ -188,4 +188,5 @@ def _execute(
         return
     from steelyard.compare.cluster import run_parallel
 
-    yield from run_parallel(data, study, groups, workers, backend, address)
+    calls = [(study, group) for group in groups]
+    yield from run_parallel(timed_group, data, calls, workers, backend, address)

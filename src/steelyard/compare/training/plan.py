@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import qmc
 
-from steelyard.compare.networks.methods import Method
 from steelyard.compare.study import Range, StudyError
+from steelyard.compare.training.methods import Method
 
 _OWN_COLUMNS = 8  # for a loss's own hyper-parameters: a further loss leaves all draws as they are
 _WARM_UP = 0.05  # share of the steps in which the learning rate rises

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from steelyard.compare.networks.batches import call
-from steelyard.compare.networks.carve import carve
-from steelyard.compare.networks.loading import Loader
-from steelyard.compare.networks.methods import Method
-from steelyard.compare.networks.plan import Plan
-from steelyard.compare.networks.streams import stream
-from steelyard.compare.networks.targets import Targets
-from steelyard.compare.networks.trial import Trial
 from steelyard.compare.study import StudyError
+from steelyard.compare.training.batches import call
+from steelyard.compare.training.carve import carve
+from steelyard.compare.training.loading import Loader
+from steelyard.compare.training.methods import Method
+from steelyard.compare.training.plan import Plan
+from steelyard.compare.training.streams import stream
+from steelyard.compare.training.targets import Targets
+from steelyard.compare.training.trial import Trial
 
 Train = Callable[[Trial], nn.Module]
 Optimizer = Callable[[Any, float, float], torch.optim.Optimizer]

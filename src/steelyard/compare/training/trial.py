@@ -18,16 +18,16 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from steelyard.compare.networks.batches import moved, parted
-from steelyard.compare.networks.checkpoints import Checkpoint, read_state
-from steelyard.compare.networks.heads import with_cosine_head
-from steelyard.compare.networks.loading import Loader, Piece, Steps, balanced, shuffled
-from steelyard.compare.networks.losses import StepLoss
-from steelyard.compare.networks.methods import Method
-from steelyard.compare.networks.plan import Plan, Run
-from steelyard.compare.networks.ranks import Ranks
-from steelyard.compare.networks.streams import seed_everything, stream
 from steelyard.compare.study import StudyError
+from steelyard.compare.training.batches import moved, parted
+from steelyard.compare.training.checkpoints import Checkpoint, read_state
+from steelyard.compare.training.heads import with_cosine_head
+from steelyard.compare.training.loading import Loader, Piece, Steps, balanced, shuffled
+from steelyard.compare.training.losses import StepLoss
+from steelyard.compare.training.methods import Method
+from steelyard.compare.training.plan import Plan, Run
+from steelyard.compare.training.ranks import Ranks
+from steelyard.compare.training.streams import seed_everything, stream
 
 Schedule = Callable[[int, int], float]
 
@@ -67,7 +67,7 @@ class Trial:
         head: str | None = None,
         ranks: Ranks | None = None,
         checkpoint: Path | None = None,
-        fork: Path | None = None,
+        fork: tuple[Path, bool] | None = None,
         tick: Callable[[float], None] | None = None,
     ) -> None:
         self.plan, self.method, self.run = plan, method, run
@@ -94,7 +94,9 @@ class Trial:
         self.steps_per_epoch = self._steps.number(len(rows))
         self.curve: list[float] = []
         self._checkpoint = Checkpoint(checkpoint)
-        self._fork = fork
+        # Where trainings that begin alike part, and whether this one is to leave its state there.
+        self._fork = None if fork is None else fork[0]
+        self._leaves_fork = fork is not None and fork[1]
         self._tick = tick
         self._piece: Piece | None = None
         self._epoch = -1
@@ -135,7 +137,7 @@ class Trial:
             yield epoch
             self._end(epoch)
             done = epoch + 1
-            if self._fork is not None and done == plan.deferral_epoch and self.ranks.first:
+            if self._leaves_fork and done == plan.deferral_epoch and self.ranks.first:
                 self._checkpoint.save(self._state(network, optimizer, done), self._fork)
             if done < plan.epochs and self._all_due():
                 if self.ranks.first:

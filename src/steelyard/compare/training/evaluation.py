@@ -16,10 +16,10 @@ from scipy import sparse
 from torch import Tensor
 
 from steelyard import metrics
-from steelyard.compare.networks.batches import call, logits_of, moved, parted
-from steelyard.compare.networks.loading import Loader
-from steelyard.compare.networks.ranks import Ranks
-from steelyard.compare.networks.targets import Kind
+from steelyard.compare.training.batches import call, logits_of, moved, parted
+from steelyard.compare.training.loading import Loader
+from steelyard.compare.training.ranks import Ranks
+from steelyard.compare.training.targets import Kind
 
 _WHOLE = 1 << 24  # logits that are kept in float32; more are kept in float16
 _UNSEEN = -1  # the epoch by which a Dataset's samples are seeded outside training
@@ -37,16 +37,18 @@ class Predictions:
         logits: (N, C) of classes.
         confusion: (N, C, C) positions of each row, true class by predicted class, of masks and
             sequences.
+        adjusted: (A, N, C, C) the same of logits from which other vectors were subtracted.
     """
 
     logits: np.ndarray | None = None
     confusion: np.ndarray | None = None
+    adjusted: np.ndarray | None = None
 
     def packed(self) -> bytes:
         """The arrays as a compressed NPZ file."""
         file = io.BytesIO()
-        given = {"logits": self.logits, "confusion": self.confusion}
-        np.savez_compressed(file, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        given = {k: v for k, v in vars(self).items() if v is not None}
+        np.savez_compressed(file, **given)
         return file.getvalue()
 
     @classmethod
@@ -127,6 +129,7 @@ def predict(
     ranks: Ranks,
     ignore_index: int = -100,
     scale: float = 1.0,
+    adjust: Tensor | None = None,
 ) -> Predictions:
     """Predictions of rows, the same on every rank.
 
@@ -143,11 +146,15 @@ def predict(
         ranks: every rank predicts its share.
         ignore_index: positions with this class are not counted.
         scale: multiplies logits; the cosines of a normalised head need training's.
+        adjust: (A, C) of masks and sequences, what to subtract from logits for `adjusted`.
 
     Raises:
         NotFiniteError: logits are NaN or infinite.
     """
-    keep = _Logits(scale) if kind == "classes" else _Confusion(classes, ignore_index)
+    if kind == "classes":
+        keep: _Logits | _Confusion = _Logits(scale)
+    else:
+        keep = _Confusion(classes, ignore_index, adjust)
     mine = rows[ranks.rank :: ranks.number]
     number = -(-len(mine) // batch_size)
     parts = []
@@ -165,7 +172,8 @@ def predict(
         if part is not None:
             whole[rank :: ranks.number] = part
     if kind != "classes":
-        return Predictions(confusion=whole)
+        adjusted = np.moveaxis(whole[:, 1:], 1, 0) if adjust is not None else None
+        return Predictions(confusion=whole[:, 0], adjusted=adjusted)
     if not np.isfinite(whole).all():
         raise NotFiniteError("its logits are not finite")
     return Predictions(logits=whole if whole.size <= _WHOLE else whole.astype(np.float16))
@@ -181,8 +189,11 @@ class _Logits:
 
 
 class _Confusion:
-    def __init__(self, classes: int, ignore_index: int) -> None:
+    """Matrices (B, 1 + A, C, C): of the logits, and of the logits adjusted in A ways."""
+
+    def __init__(self, classes: int, ignore_index: int, adjust: Tensor | None) -> None:
         self.classes, self.ignore_index = classes, ignore_index
+        self.adjust = torch.zeros(0, classes) if adjust is None else adjust
 
     def __call__(self, logits: Tensor, target: Tensor) -> np.ndarray:
         if not logits.detach().sum().isfinite() and not _finite_where_counted(
@@ -192,8 +203,12 @@ class _Confusion:
         c = self.classes
         # What is ignored goes to a class of its own, which is cut off.
         true = torch.where(target == self.ignore_index, c, target.long()).flatten(1)
-        matrix = metrics.confusion_matrix(logits.argmax(1).flatten(1), true, c + 1)
-        kept: np.ndarray = matrix[:, :c, :c].to(torch.int32).cpu().numpy()
+        flat = logits.flatten(2)  # (B, C, P)
+        found = [metrics.confusion_matrix(flat.argmax(1), true, c + 1)]
+        for vector in self.adjust.to(flat):
+            guess = (flat - vector[:, None]).argmax(1)
+            found.append(metrics.confusion_matrix(guess, true, c + 1))
+        kept: np.ndarray = torch.stack(found, 1)[..., :c, :c].to(torch.int32).cpu().numpy()
         return kept
 
 

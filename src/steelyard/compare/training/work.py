@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import time
@@ -12,18 +13,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from steelyard.compare.networks.evaluation import NotFiniteError, Predictions, predict
-from steelyard.compare.networks.heads import linear_head
-from steelyard.compare.networks.lines import Line
-from steelyard.compare.networks.methods import Method
-from steelyard.compare.networks.plan import Plan, Run
-from steelyard.compare.networks.problem import Part, Problem, Split
-from steelyard.compare.networks.ranks import Ranks
-from steelyard.compare.networks.streams import restored
-from steelyard.compare.networks.trial import DivergedError, Trial, bare
+from steelyard._results import BASELINE
 from steelyard.compare.study import StudyError
+from steelyard.compare.training.evaluation import Marks, NotFiniteError, Predictions, predict
+from steelyard.compare.training.heads import linear_head
+from steelyard.compare.training.lines import Line
+from steelyard.compare.training.methods import Method
+from steelyard.compare.training.plan import Plan, Run, draw_options
+from steelyard.compare.training.problem import Part, Problem, Split
+from steelyard.compare.training.ranks import Ranks
+from steelyard.compare.training.riders import adjustments
+from steelyard.compare.training.statistics import score
+from steelyard.compare.training.streams import restored
+from steelyard.compare.training.trial import DivergedError, Trial, bare
 
 Tick = Callable[[Run, float], None]
 
@@ -38,6 +42,7 @@ class Outcome:
         reason: why it failed.
         curve: mean training loss of each epoch.
         seconds: that it took.
+        score: the selecting score on the validation rows.
         validation: packed predictions of the validation rows.
         test: packed predictions of the test rows; only a chosen draw's are ever looked at.
         head: norms of the last layer's class vectors and its bias, where it is a linear one.
@@ -48,6 +53,7 @@ class Outcome:
     reason: str | None
     curve: tuple[float, ...]
     seconds: float
+    score: float | None = None
     validation: bytes | None = None
     test: bytes | None = None
     head: dict[str, list[float]] | None = None
@@ -78,10 +84,12 @@ def run_line(
     ranks = ranks or Ranks()
     split = problem.split(plan, line.seed)
     with restored(), _place(folder, ranks) as place:
-        fork = place / f"{line.key}.fork.pt" if len(line.runs) > 1 else None
+        fork = place / f"{line.key}.fork.pt"
         for run in line.runs:
-            yield _run(problem, plan, run, split, place, fork, ranks, tick)
-        if fork is not None and ranks.first:
+            # The last one leaves nothing behind, but may begin where an earlier one did.
+            leave = run is not line.runs[-1]
+            yield _run(problem, plan, run, split, place, (fork, leave), ranks, tick)
+        if ranks.first:
             fork.unlink(missing_ok=True)
 
 
@@ -105,7 +113,7 @@ def _run(
     run: Run,
     split: Split,
     place: Path,
-    fork: Path | None,
+    fork: tuple[Path, bool],
     ranks: Ranks,
     tick: Tick | None,
 ) -> Outcome:
@@ -114,16 +122,19 @@ def _run(
     trial = new_trial(problem, plan, run, split, ranks, place / f"{run.key}.pt", fork, tick)
     outcome = Outcome(run, "done", None, (), 0.0)
     try:
-        network = _trained(problem, trial)
+        network = run_users_loop(problem, trial)
+        adjust = _adjustments(problem, plan, run, trial.class_counts)
 
-        def said_of(part: Part, rows: np.ndarray) -> bytes:
-            return predictions(problem, plan, method, run, network, part, rows, ranks).packed()
+        def said_of(part: Part, rows: np.ndarray) -> Predictions:
+            return predictions(problem, plan, method, run, network, part, rows, ranks, adjust)
 
+        validation = said_of(problem.validating, split.validation)
         outcome = replace(
             outcome,
+            score=selecting_score(problem, plan, validation, split.validation),
             head=_head_of(network, problem.head, method),
-            validation=said_of(problem.validating, split.validation),
-            test=said_of(problem.testing, split.test),
+            validation=validation.packed(),
+            test=said_of(problem.testing, split.test).packed(),
         )
     except (DivergedError, NotFiniteError) as error:
         outcome = replace(outcome, status="failed", reason=f"the training diverged: {error}")
@@ -139,12 +150,13 @@ def new_trial(
     split: Split,
     ranks: Ranks,
     checkpoint: Path | None = None,
-    fork: Path | None = None,
+    fork: tuple[Path, bool] | None = None,
     tick: Tick | None = None,
+    kind: type[Trial] = Trial,
 ) -> Trial:
     """A trial, ready for the user's loop."""
     method = problem.method(run.method)
-    return Trial(
+    return kind(
         plan,
         method,
         run,
@@ -171,6 +183,7 @@ def predictions(
     part: Part,
     rows: np.ndarray,
     ranks: Ranks,
+    adjust: Tensor | None = None,
 ) -> Predictions:
     """What a trained network says of some rows of a part."""
     return predict(
@@ -185,15 +198,35 @@ def predictions(
         ignore_index=plan.ignore_index,
         # No decision changes, but cosines are in [−1, 1]: probabilities need training's scale.
         scale=run.options.get("scale", 1.0) if method.head == "cosine" else 1.0,
+        adjust=adjust,
     )
 
 
-def _trained(problem: Problem, trial: Trial) -> nn.Module:
-    """The user's loop, its errors in one sentence."""
+def _adjustments(problem: Problem, plan: Plan, run: Run, counts: np.ndarray) -> Tensor | None:
+    """What post-hoc adjustment subtracts, where it cannot be done with kept logits."""
+    rider = next((method for method in problem.methods if method.rider == "adjusted"), None)
+    if run.method != BASELINE or rider is None or problem.kind == "classes":
+        return None
+    return adjustments(draw_options(plan, rider, plan.first_seed), counts)
+
+
+def selecting_score(
+    problem: Problem, plan: Plan, predictions: Predictions, rows: np.ndarray
+) -> float | None:
+    """The score by which draws are chosen, on validation rows."""
+    labels = problem.labels(problem.validating, rows)
+    value = score(plan.select, Marks.of(predictions, labels, np.arange(len(rows))))
+    return None if math.isnan(value) else value
+
+
+def run_users_loop(
+    problem: Problem, trial: Trial, passing: type[Exception] = DivergedError
+) -> nn.Module:
+    """The user's loop, its errors in one sentence, but for those that are to pass."""
     try:
         network = problem.train(trial)
         trial.finish()
-    except (StudyError, DivergedError):
+    except (StudyError, DivergedError, passing):
         raise
     except Exception as error:
         text = " ".join(str(error).split())

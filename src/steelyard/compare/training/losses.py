@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import steelyard as sy
-from steelyard.compare.networks.batches import logits_of
-from steelyard.compare.networks.methods import Method
-from steelyard.compare.networks.ranks import Ranks
 from steelyard.compare.objective import build_loss
 from steelyard.compare.study import StudyError
+from steelyard.compare.training.batches import logits_of
+from steelyard.compare.training.methods import Method
+from steelyard.compare.training.ranks import Ranks
 from steelyard.losses import SoftmaxLoss
 
 

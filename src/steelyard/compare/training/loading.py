@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from steelyard.compare.networks.streams import stream
 from steelyard.compare.study import StudyError
+from steelyard.compare.training.streams import stream
 
 Key = tuple[int, int]  # (epoch, row): what a loader asks the Dataset for
 

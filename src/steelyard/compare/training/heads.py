@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steelyard.compare.networks.batches import call, moved, parted
-from steelyard.compare.networks.loading import Loader
 from steelyard.compare.study import StudyError
+from steelyard.compare.training.batches import call, moved, parted
+from steelyard.compare.training.loading import Loader
 from steelyard.heads import CosineLinear
 
 

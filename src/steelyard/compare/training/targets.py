@@ -12,8 +12,8 @@ from scipy import sparse
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from steelyard.compare.networks.batches import target_of
 from steelyard.compare.study import StudyError
+from steelyard.compare.training.batches import target_of
 
 Kind = Literal["classes", "masks", "tokens"]
 _KINDS: dict[int, Kind] = {0: "classes", 1: "tokens", 2: "masks"}

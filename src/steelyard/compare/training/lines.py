@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 
-from steelyard.compare.networks.methods import Method
-from steelyard.compare.networks.plan import Run
+from steelyard.compare.training.methods import Method
+from steelyard.compare.training.plan import Run
 
 
 @dataclass(frozen=True)
@@ -15,19 +16,19 @@ class Line:
 
     The first is trained from the beginning and leaves a checkpoint where they part; the others
     go on from there.
+
+    Attributes:
+        key: a name for files, the same for any runs with this beginning.
+        runs: the trainings.
     """
 
+    key: str
     runs: tuple[Run, ...]
 
     @property
     def seed(self) -> int:
         """Of all its runs."""
         return self.runs[0].seed
-
-    @property
-    def key(self) -> str:
-        """A name for files."""
-        return self.runs[0].key
 
 
 def plan_lines(
@@ -40,14 +41,10 @@ def plan_lines(
         methods: the candidates by name.
         forks: False trains every run from the beginning.
     """
-    lines: dict[object, list[Run]] = {}
+    lines: dict[str, list[Run]] = {}
     for run in runs:
-        options = tuple(sorted(run.options.items()))
-        key = (run.seed, options, *methods[run.method].beginning)
-        lines.setdefault(key if forks else run.key, []).append(run)
-    return [Line(tuple(line)) for line in lines.values()]
-
-
-def trained_epochs(lines: Iterable[Line], epochs: int, fork: int) -> int:
-    """Epochs of network training that some lines take."""
-    return sum(epochs + (len(line.runs) - 1) * (epochs - fork) for line in lines)
+        shared = (sorted(run.options.items()), *methods[run.method].beginning)
+        beginning = (run.seed, *(shared if forks else (run.key,)))
+        key = f"{run.seed}-{blake2b(repr(beginning).encode(), digest_size=6).hexdigest()}"
+        lines.setdefault(key, []).append(run)
+    return [Line(key, tuple(line)) for key, line in lines.items()]

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.compare.networks.targets import Targets
 from steelyard.compare.study import StudyError
+from steelyard.compare.training.targets import Targets
 
 
 def carve(

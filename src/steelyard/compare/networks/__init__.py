@@ -1,1 +1,0 @@
-"""Losses compared with the user's own network and loop."""

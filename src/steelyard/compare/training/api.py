@@ -1,0 +1,286 @@
+"""A study with the user's own network as a function call."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Subset, TensorDataset
+
+import steelyard as sy
+from steelyard.compare.api import Comparison, write_results
+from steelyard.compare.study import StudyError
+from steelyard.compare.training.carve import checked_groups
+from steelyard.compare.training.methods import choose
+from steelyard.compare.training.plan import SCHEDULES, Number, Plan, read_space
+from steelyard.compare.training.problem import (
+    Optimizer,
+    Part,
+    PlainLoop,
+    Problem,
+    Train,
+    adamw,
+)
+from steelyard.compare.training.progress import watcher
+from steelyard.compare.training.ranks import Ranks
+from steelyard.compare.training.results import Facts
+from steelyard.compare.training.runner import Silence, run_study
+from steelyard.compare.training.targets import Targets, class_names, read_targets
+
+_UNITS = {"classes": "rows", "masks": "images", "tokens": "sequences"}
+_CARVED = 0.2  # share of the rows that test a study without a test set
+
+
+def networks(
+    network: Callable[[], nn.Module],
+    *,
+    optimizer: Optimizer | None = None,
+    **options: Any,
+) -> Comparison:
+    """Compare losses with your own network, trained by the library's plain loop.
+
+    Args:
+        network: makes a fresh network; called under each trial's seed.
+        optimizer: (parameters, learning_rate, weight_decay) → optimiser; None is AdamW. With one
+            of your own, `space` gives its learning rates.
+        **options: as for `trainings`.
+
+    Returns:
+        A `Comparison`.
+
+    Raises:
+        StudyError: a ValueError that says what is wrong with the data or the options.
+    """
+    loop = PlainLoop(network, optimizer or adamw)
+    return _run(loop, [network, optimizer], optimizer is not None, **options)
+
+
+def trainings(loop: Train, /, **options: Any) -> Comparison:
+    """Compare losses with your own network and training loop.
+
+    Args:
+        loop: trains one `Trial` and returns its network; see there.
+        **options: what both kinds of study take:
+
+            - train: Dataset of (input, target); augmentation is its own
+            - test: Dataset that every seed is judged on; None carves `test_share` of train per seed
+            - validation: share of train's rows to choose by, or a Dataset
+            - unaugmented: the rows of train as they are to be seen when choosing and judging
+            - groups, test_groups: one label per row; rows of one group are never parted
+            - losses: names, callables (logits, target) → mean, or pairs (name, callable)
+            - head: the network's last layer, as in "fc", for cosine heads and cheap candidates
+            - space: {"learning_rate": (low, high, default), …}, or a number that stays
+            - schedule: "cosine", "constant", or (step, steps) → share of the learning rate
+            - classes: their names; num_classes: how many; unit: what a row is called
+            - collate, loaders: of the DataLoader; fingerprint: a text that names the data
+            - out: folder that keeps what is finished, and `results.json`; None keeps nothing
+            - workers, backend, address: processes here, or a Dask or Ray cluster
+            - progress: False trains in silence, and without timing a few steps first
+            - forks: False trains every candidate from its first epoch
+            - the fields of `Plan`: seeds, draws, tune, epochs, batch_size, micro_batch, select,
+              clip, precision, ignore_index, first_seed, device
+
+    Returns:
+        A `Comparison`.
+
+    Raises:
+        StudyError: a ValueError that says what is wrong with the data or the options.
+    """
+    return _run(loop, [loop], True, **options)
+
+
+def _run(
+    loop: Train,
+    sources: Sequence[Any],
+    own_optimizer: bool,
+    *,
+    train: Any,
+    test: Any = None,
+    test_share: float = _CARVED,
+    validation: Any = 0.15,
+    unaugmented: Any = None,
+    groups: Sequence[Any] | None = None,
+    test_groups: Sequence[Any] | None = None,
+    losses: Sequence[Any] | None = None,
+    head: str | None = None,
+    space: Mapping[str, Number] | None = None,
+    schedule: str | Callable[[int, int], float] = "cosine",
+    classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    unit: str | None = None,
+    name: str | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    loaders: int = 0,
+    fingerprint: str | None = None,
+    out: str | Path | None = None,
+    workers: int = 1,
+    backend: str = "local",
+    address: str | None = None,
+    forks: bool = True,
+    progress: bool = True,
+    **options: Any,
+) -> Comparison:
+    methods = choose(losses, head)
+    if unknown := sorted(set(options) - set(Plan.option_names())):
+        raise StudyError(
+            f"there is no option {unknown[0]!r}; the options are: {', '.join(Plan.option_names())}"
+        )
+    shares = isinstance(validation, int | float)
+    plan = Plan(
+        losses=tuple(method.name for method in methods),
+        space=read_space(space, own_optimizer),
+        validation=validation if shares else None,
+        test=test_share if test is None else None,
+        schedule=schedule if isinstance(schedule, str) else "own",
+        **options,
+    )
+    parts = _parts(plan, train, test, None if shares else validation, unaugmented, num_classes)
+    training, validating, testing = parts
+    if classes is not None and len(classes) != training.targets.classes:
+        raise StudyError(
+            f"classes has {len(classes)} names and there are {training.targets.classes} classes"
+        )
+    if training.targets.kind != "classes":
+        _refuse_without_classes(methods, training.targets)
+    problem = Problem(
+        loop,
+        methods,
+        training,
+        validating,
+        testing,
+        _schedule(schedule),
+        checked_groups(groups, len(training.targets)),
+        None if test is None else checked_groups(test_groups, len(testing.targets)),
+        head,
+        collate,
+        loaders,
+    )
+    grouped = problem.groups if test is None else problem.test_groups
+    facts = Facts(
+        name or type(train).__name__,
+        _digest([training, validating, testing], fingerprint),
+        tuple(classes or class_names(train, training.targets.classes)),
+        unit or ("groups" if grouped is not None else _UNITS[training.targets.kind]),
+    )
+    identity = {
+        "data": facts.digest[:12],
+        **plan.to_dict(),
+        "source": _source([*sources, schedule, *(m.loss for m in methods)]),
+        "steelyard": sy.__version__,
+        "torch": torch.__version__,
+    }
+    folder = None if out is None else Path(out)
+    first = Ranks.here(plan.device).first
+    shown = watcher(problem, plan, sys.stderr) if progress and first else nullcontext(Silence())
+    with shown as watching:
+        results = run_study(
+            problem,
+            plan,
+            facts,
+            identity,
+            folder,
+            watcher=watching,
+            workers=workers,
+            backend=backend,
+            address=address,
+            forks=forks,
+            rehearsal=progress,
+        )
+    if folder is not None and first:
+        write_results(results, folder)
+    return Comparison(results)
+
+
+def _parts(
+    plan: Plan, train: Any, test: Any, validation: Any, unaugmented: Any, num_classes: int | None
+) -> tuple[Part, Part, Part]:
+    """The three parts, their targets read once, all with the same number of classes."""
+    named = {"train": train, "validation": validation, "test": test}
+    targets = {
+        name: read_targets(dataset, name, plan.ignore_index, num_classes)
+        for name, dataset in named.items()
+        if dataset is not None
+    }
+    if len({each.kind for each in targets.values()}) > 1:
+        kinds = ", ".join(f"{name} of {each.kind}" for name, each in targets.items())
+        raise StudyError(f"the targets differ in kind: {kinds}")
+    classes = max(each.classes for each in targets.values())
+    targets = {name: each.widened(classes) for name, each in targets.items()}
+    absent = [c for c, n in enumerate(targets["train"].counts()) if not n]
+    if absent:
+        raise StudyError(
+            f"class {absent[0]} has no row in train: there are {classes} classes, and each needs "
+            "one to learn from"
+        )
+    if unaugmented is not None and len(unaugmented) != len(train):
+        raise StudyError(
+            f"unaugmented has {len(unaugmented)} rows and train has {len(train)}; expected the "
+            "same rows without augmentation"
+        )
+    plain = train if unaugmented is None else unaugmented
+    training = Part("train", train, targets["train"])
+    carved = Part("train" if unaugmented is None else "unaugmented", plain, targets["train"])
+    return (
+        training,
+        carved if validation is None else Part("validation", validation, targets["validation"]),
+        carved if test is None else Part("test", test, targets["test"]),
+    )
+
+
+def _refuse_without_classes(methods: Sequence[Any], targets: Targets) -> None:
+    for method in methods:
+        if method.sampling == "balanced" or method.rider in ("normalised", "head-only"):
+            raise StudyError(f"{method.name} needs one class per row, and these are {targets.kind}")
+
+
+def _schedule(given: str | Callable[[int, int], float]) -> Callable[[int, int], float]:
+    if callable(given):
+        return given
+    if given not in SCHEDULES:
+        raise StudyError(
+            f"schedule is {given!r}; choose from {', '.join(SCHEDULES)}, or give a function "
+            "(step, steps) → share of the learning rate"
+        )
+    return SCHEDULES[given]
+
+
+def _digest(parts: Sequence[Part], fingerprint: str | None) -> str:
+    """A digest of targets, of tensors where they are at hand, and of the user's fingerprint."""
+    digest = hashlib.sha256((fingerprint or "").encode())
+    for part in parts:
+        held = part.targets.held
+        for array in (held.data, held.indices, held.indptr):
+            digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
+        dataset = part.dataset
+        while isinstance(dataset, Subset):
+            dataset = dataset.dataset
+        if isinstance(dataset, TensorDataset):
+            for tensor in dataset.tensors:
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _source(parts: Sequence[Any]) -> str:
+    """A digest of the user's functions: their names, and the files that they come from."""
+    digest = hashlib.sha256()
+    files = set()
+    for part in parts:
+        kind = part if inspect.isroutine(part) or inspect.isclass(part) else type(part)
+        digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
+        try:
+            path = inspect.getsourcefile(kind)
+        except TypeError:  # built in, or typed into a notebook
+            continue
+        if path is not None and "site-packages" not in path and Path(path).is_file():
+            files.add(path)
+    for path in sorted(files):
+        digest.update(Path(path).read_bytes())
+    return digest.hexdigest()[:12]

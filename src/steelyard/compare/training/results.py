@@ -1,0 +1,361 @@
+"""What `results.json` holds of a study with the user's own network.
+
+As of tables (see `steelyard.compare.results`), and beside that:
+
+    kind         "networks"
+    data         unit (what is tested: rows, images, groups), units (of each split), targets
+                 ("classes", "masks" or "tokens"), test ("fixed" or "carved")
+    candidates   rider ("adjusted", "normalised", "head-only" or null), sampling; of masks and
+                 sequences also iou and dice, per class mean, low, high; without many classes
+                 confusion
+    comparisons  detectable: the difference that four of five such studies would find
+    times        trainings: mean seconds of one training by candidate
+
+`columns` is 0 and `reliability` of masks and sequences is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from steelyard._results import BASELINE, SCHEMA
+from steelyard.compare.candidates import python_lines
+from steelyard.compare.results import environment
+from steelyard.compare.scores import LOWER_IS_BETTER
+from steelyard.compare.training.judging import Judge, Judged, titles
+from steelyard.compare.training.methods import Method
+from steelyard.compare.training.plan import Plan
+from steelyard.compare.training.problem import Problem
+from steelyard.compare.training.statistics import SCORES, few_seeds, resample
+from steelyard.compare.verdict import (
+    Comparison,
+    Evidence,
+    Interval,
+    RepeatedSplits,
+    compare,
+    interval,
+    judge,
+)
+
+_FEW_ROWS = 10  # validation rows of a class: its recall is then known to 15 points or so
+_PRICED = ("balanced_accuracy", "macro_f1", "accuracy")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the data before anything trains.
+
+    Attributes:
+        name: of the study's data.
+        digest: of targets and fingerprint.
+        classes: their names.
+        unit: what is tested, in the plural.
+    """
+
+    name: str
+    digest: str
+    classes: tuple[str, ...]
+    unit: str
+
+
+def assemble(
+    problem: Problem, plan: Plan, facts: Facts, judge_: Judge, times: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The results of a finished study, as plain JSON values."""
+    judged = {
+        method.name: [judge_.judged(method, seed) for seed in plan.seed_list]
+        for method in problem.methods
+    }
+    shown = titles(problem.kind)
+    compared = [name for name in shown if name in SCORES]
+    evidence, recall_variance = _evidence(problem, plan, judge_, judged, compared)
+    entries = [
+        _entry(method, judged[method.name], shown, evidence, recall_variance)
+        for method in problem.methods
+    ]
+    comparisons = {name: compare(evidence[name], BASELINE) for name in compared}
+    return {
+        "schema": SCHEMA,
+        "kind": "networks",
+        "study": _options(plan),
+        "data": _data(problem, plan, facts, judge_),
+        "environment": environment(plan.device),
+        "scores": [
+            {"name": name, "title": title, "higher_is_better": name not in LOWER_IS_BETTER}
+            for name, title in shown.items()
+        ],
+        "candidates": entries,
+        "comparisons": {name: [asdict(c) for c in rows] for name, rows in comparisons.items()},
+        "verdict": _verdict(plan, entries, evidence, comparisons, shown),
+        "failures": [
+            {
+                "candidate": name,
+                "seed": one.cell["seed"],
+                "draw": trial["draw"],
+                "reason": trial["reason"],
+            }
+            for name, row in judged.items()
+            for one in row
+            for trial in one.cell["trials"]
+            if trial["status"] == "failed"
+        ],
+        "times": dict(times),
+    }
+
+
+def _evidence(
+    problem: Problem,
+    plan: Plan,
+    judge_: Judge,
+    judged: Mapping[str, Sequence[Judged]],
+    compared: Sequence[str],
+) -> tuple[Mapping[str, Evidence], Mapping[str, np.ndarray] | None]:
+    """The test that belongs to the kind of test set; for a fixed one, recall's variance too."""
+    if plan.test is None:
+        marks = {name: [one.marks for one in row] for name, row in judged.items()}
+        some = next((one for row in marks.values() for one in row if one is not None), None)
+        if some is not None:
+            resampling = resample(marks, _strata(some.there), compared, plan.first_seed)
+            return resampling.tests, resampling.recall
+    overlap = _overlap(problem, plan, judge_)
+    return {
+        name: RepeatedSplits(
+            {
+                candidate: [
+                    one.cell["scores"][name] if one.marks is not None else None for one in row
+                ]
+                for candidate, row in judged.items()
+            },
+            overlap,
+        )
+        for name in compared
+    }, None
+
+
+def _strata(there: Any) -> np.ndarray:
+    """The class of each unit; of a unit with several the rarest."""
+    total = np.asarray(there.sum(axis=0)).ravel()
+    order = np.argsort(np.argsort(total, kind="stable"), kind="stable")
+    strata = np.full(there.shape[0], len(total))
+    rows = np.repeat(np.arange(there.shape[0]), np.diff(there.indptr))
+    np.minimum.at(strata, rows[there.data > 0], order[there.indices[there.data > 0]])
+    return strata
+
+
+def _overlap(problem: Problem, plan: Plan, judge_: Judge) -> float:
+    """Units tested on ÷ units learnt from."""
+    split = judge_.split(plan.first_seed)
+    return _units(problem.groups, split.test) / _units(problem.groups, split.train)
+
+
+def _units(groups: np.ndarray | None, rows: np.ndarray) -> int:
+    return len(rows) if groups is None else len(np.unique(groups[rows]))
+
+
+def _entry(
+    method: Method,
+    row: Sequence[Judged],
+    shown: Mapping[str, str],
+    evidence: Mapping[str, Evidence],
+    recall_variance: Mapping[str, np.ndarray] | None,
+) -> dict[str, Any]:
+    cells = [one.cell for one in row]
+    done = [cell for cell in cells if cell["status"] == "done"]
+    scores = {}
+    for name in shown:
+        values = [cell["scores"][name] if cell["status"] == "done" else None for cell in cells]
+        found = evidence[name].interval(method.name) if name in evidence else interval(values, 0.0)
+        scores[name] = asdict(found) | {"values": values}
+    variance = None if recall_variance is None else recall_variance.get(method.name)
+    per_class: dict[str, Any] = {
+        name: [
+            asdict(_of_class([cell[name][c] for cell in done], variance, c, name))
+            for c in range(len(done[0][name]))
+        ]
+        if done
+        else []
+        for name in ("recall", "iou", "dice")
+        if name == "recall" or (done and name in done[0])
+    }
+    kind = method.candidate
+    return {
+        "name": method.name,
+        "title": method.title,
+        "loss": "your own" if kind is None else kind.loss,
+        "head": method.head,
+        "deferred": method.deferred,
+        "post_hoc": method.rider in ("adjusted", "normalised"),
+        "rider": method.rider,
+        "sampling": method.sampling,
+        "space": [asdict(item) for item in method.space],
+        "scores": scores,
+        **per_class,
+        "code": _code(method, done),
+        "seeds": cells,
+    }
+
+
+def _of_class(
+    values: Sequence[float | None], variance: np.ndarray | None, c: int, name: str
+) -> Interval:
+    known = np.array([value for value in values if value is not None])
+    if variance is None or name != "recall" or len(known) < 2:
+        return interval(values, 0.0)
+    return few_seeds(known, float(variance[c]))[0]
+
+
+def _code(method: Method, done: Sequence[Mapping[str, Any]]) -> str | None:
+    """Lines of Python with the chosen draw's options."""
+    if not done:
+        return None
+    trials = [t for cell in done for t in cell["trials"] if t["draw"] == cell["chosen"]]
+    options = max(trials, key=lambda trial: trial["validation"])["options"]
+    recipe = (
+        f"# learning rate {options['learning_rate']:g}, weight decay {options['weight_decay']:g}"
+    )
+    if method.candidate is None:
+        return f"loss = {method.name}  # your own\n{recipe}"
+    lines = [python_lines(method.candidate, options)]
+    if method.rider == "normalised":
+        lines.append(
+            "# at prediction, with weight and bias of the last layer:\n"
+            f"logits = (logits - bias) / weight.norm(dim=1) ** {options['tau']:g}"
+        )
+    if method.sampling == "balanced":
+        when = "from epoch 4 * epochs // 5 on, " if method.deferred else ""
+        lines.append(f"# {when}batches in which every class is as frequent as any other")
+    return "\n".join([*lines, recipe])
+
+
+def _options(plan: Plan) -> dict[str, Any]:
+    """The options as plain values."""
+    options = plan.to_dict()
+    space = [
+        f"{item.name} {item.default:g}"
+        if item.low == item.high
+        else f"{item.name} {item.low:g} to {item.high:g}, {item.default:g} first"
+        for item in plan.space
+    ]
+    return options | {"space": space}
+
+
+def _data(problem: Problem, plan: Plan, facts: Facts, judge_: Judge) -> dict[str, Any]:
+    split = judge_.split(plan.first_seed)
+    targets = problem.training.targets
+    carved = plan.test is not None
+    return {
+        "name": facts.name,
+        "target": "target",
+        "sha256": facts.digest,
+        "rows": len(targets),
+        "columns": 0,
+        "classes": list(facts.classes),
+        "counts": targets.counts().tolist(),
+        "train_counts": targets.counts(split.train).tolist(),
+        "split": {
+            "train": len(split.train),
+            "validation": len(split.validation),
+            "test": len(split.test),
+        },
+        "notes": notes(problem, plan, facts, judge_),
+        "targets": problem.kind,
+        "unit": facts.unit,
+        "units": {
+            "train": _units(problem.groups, split.train),
+            "test": _units(problem.groups if carved else problem.test_groups, split.test),
+        },
+        "test": "carved" if carved else "fixed",
+    }
+
+
+def notes(problem: Problem, plan: Plan, facts: Facts, judge_: Judge) -> list[str]:
+    """What a reader should bear in mind, one sentence each."""
+    split = judge_.split(plan.first_seed)
+    found = []
+    if problem.kind == "classes":
+        counts = problem.validating.targets.counts(split.validation)
+        few = [c for c, n in enumerate(counts) if n < _FEW_ROWS]
+        if few:
+            least = min(few, key=lambda c: counts[c])
+            known = (
+                f"its recall is known to about ±{50 / np.sqrt(counts[least]):.0f} points"
+                if counts[least]
+                else "it has no say in what is chosen"
+            )
+            plural = "class has" if len(few) == 1 else "classes have"
+            found.append(
+                f"{len(few)} {plural} fewer than {_FEW_ROWS} validation rows; "
+                f"{facts.classes[least]} has {counts[least]}: {known}."
+            )
+    if plan.tune == "once" and plan.seeds > 1:
+        found.append(
+            "Hyper-parameters were tuned on the first seed alone: what another tuning would have "
+            "found is not in the intervals."
+        )
+    return found
+
+
+def _verdict(
+    plan: Plan,
+    entries: Sequence[Mapping[str, Any]],
+    evidence: Mapping[str, Evidence],
+    comparisons: Mapping[str, Sequence[Comparison]],
+    shown: Mapping[str, str],
+) -> dict[str, Any]:
+    named = {entry["name"]: entry["title"] for entry in entries}
+    verdict = judge(evidence[plan.select], named, BASELINE, shown[plan.select])
+    code = {entry["name"]: entry["code"] for entry in entries}
+    return {
+        "score": plan.select,
+        "sentences": [
+            *verdict.sentences,
+            *_detectable(comparisons[plan.select], plan.seeds),
+            *_price(plan.select, verdict.recommended, entries, shown),
+        ],
+        "best": verdict.best,
+        "tied": list(verdict.tied),
+        "recommended": verdict.recommended,
+        "code": code[verdict.recommended] if verdict.recommended else None,
+    }
+
+
+def _detectable(comparisons: Sequence[Comparison], seeds: int) -> list[str]:
+    """How large a difference would have shown, where one did not."""
+    unclear = [
+        c.detectable
+        for c in comparisons
+        if c.judgement == "no detectable difference" and c.detectable is not None
+    ]
+    if not unclear:
+        return []
+    low, high = 100 * min(unclear), 100 * max(unclear)
+    size = f"{high:.1f}" if high - low < 0.05 else f"{low:.1f} to {high:.1f}"
+    return [
+        f"Unclear means: with {seeds} seeds and these test rows, four of five studies would find "
+        f"a difference of {size} points."
+    ]
+
+
+def _price(
+    select: str,
+    recommended: str | None,
+    entries: Sequence[Mapping[str, Any]],
+    shown: Mapping[str, str],
+) -> list[str]:
+    """What the recommended candidate does to the scores that it was not chosen by."""
+    means = {
+        entry["name"]: {name: entry["scores"][name]["mean"] for name in _PRICED}
+        for entry in entries
+    }
+    if recommended in (None, BASELINE) or None in means[BASELINE].values():
+        return []
+    changes = [
+        f"{shown[name]} {100 * (means[recommended][name] - means[BASELINE][name]):+.1f}"
+        for name in _PRICED
+        if name != select
+    ]
+    return [f"What it does to the other scores, in points: {', '.join(changes)}."]
