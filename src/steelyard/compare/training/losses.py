@@ -62,8 +62,7 @@ class StepLoss:
             self._own = copy.deepcopy(method.loss)
         self.stand_in = False
         self.calls = 0
-        self.total: Tensor | None = None  # of the means of this epoch
-        self.number = 0
+        self._epoch: Tensor | None = None  # (2,): sum and mass of this epoch
         self._first: Tensor | None = None  # mass of the step's first micro-batch
         self._mass: Tensor | None = None
         self._micro_batches = 0
@@ -84,7 +83,7 @@ class StepLoss:
         loss = self._own if self._library is None else self._library
         if hasattr(loss, "set_epoch"):
             loss.set_epoch(epoch)
-        self.total, self.number = None, 0
+        self._epoch = None
 
     def __call__(self, output: Any, target: Tensor) -> Tensor:
         """The loss of a micro-batch, to walk back from.
@@ -98,8 +97,8 @@ class StepLoss:
         if self.stand_in:
             return 0.0 * logits.nan_to_num().sum()
         mean, mass = self._mean(logits, target)
-        self.total = mean.detach() if self.total is None else self.total + mean.detach()
-        self.number += 1
+        part = torch.stack([mean.detach() * mass, mass])
+        self._epoch = part if self._epoch is None else self._epoch + part
         self._micro_batches += 1
         if self.ranks.number > 1:
             unit = mass.new_tensor(float(self.share))
@@ -131,15 +130,10 @@ class StepLoss:
         return torch.where(total == 0, 0.0, self.ranks.number * self.share / total)
 
     def mean_of_epoch(self) -> float:
-        """The mean over an epoch's micro-batches, on all ranks; NaN where one was not finite."""
-        if self.total is None:
-            pair = torch.zeros(2, dtype=torch.float64)
-        else:
-            pair = torch.stack(
-                [self.total.double().cpu(), torch.tensor(float(self.number)).double()]
-            )
-        total, number = self.ranks.summed(pair).tolist()
-        return float(total / number) if number else float("nan")
+        """The mean over an epoch, on all ranks; NaN where a part was not finite."""
+        part = torch.zeros(2) if self._epoch is None else self._epoch
+        total, mass = self.ranks.summed(part.double().cpu()).tolist()
+        return float(total / mass) if mass else float("nan")
 
     def _mean(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of a micro-batch and what it divided by."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import torch
-from joblib.externals import cloudpickle
 
 from steelyard.compare.study import StudyError
 from steelyard.compare.training.lines import Line
@@ -32,6 +33,7 @@ class Packed:
                 "the study cannot be sent to another process, because something in it cannot be "
                 f"pickled ({_one_line(error)}): build it inside the factory, or use workers=1"
             ) from error
+        self.path = list(sys.path)  # where the modules beside the user's script are
         self.bytes = np.frombuffer(data, dtype=np.uint8)
         self.digest = sha256(data).hexdigest()
 
@@ -39,6 +41,7 @@ class Packed:
         """The problem again; the last one is kept for the next line."""
         if self.digest not in _unpacked:
             _unpacked.clear()
+            sys.path += [place for place in self.path if place not in sys.path]
             _unpacked[self.digest] = pickle.loads(self.bytes.tobytes())
         return _unpacked[self.digest]
 
