@@ -1,6 +1,7 @@
 """Losses, class weights and honest comparisons for imbalanced classes in PyTorch."""
 
 from steelyard.classes import ClassCounts, class_weights, count_classes
+from steelyard.decide import decide, fit_temperature, tune_biases, tune_threshold
 from steelyard.distributed import ExactMean, step_denominator
 from steelyard.explain import explain, explain_engine
 from steelyard.heads import CosineLinear
@@ -48,10 +49,12 @@ __all__ = [
     "class_weights",
     "count_classes",
     "cross_entropy_loss",
+    "decide",
     "dice_loss",
     "distribution_balanced_loss",
     "explain",
     "explain_engine",
+    "fit_temperature",
     "focal_loss",
     "generalized_cross_entropy_loss",
     "generalized_dice_loss",
@@ -66,6 +69,8 @@ __all__ = [
     "sigmoid_logit_adjusted_loss",
     "sigmoid_poly_loss",
     "step_denominator",
+    "tune_biases",
+    "tune_threshold",
     "tversky_loss",
     "unweight_logits",
     "vs_loss",

@@ -1,0 +1,361 @@
+"""From scores to decisions: what a mistake costs, thresholds, biases and a temperature.
+
+All of it is for a model that is trained already. What is chosen here is chosen on validation rows:
+on the training rows a model is too sure of itself, and on test rows the score is then a dream.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from steelyard import metrics
+
+__all__ = ["decide", "fit_temperature", "tune_biases", "tune_threshold"]
+
+# From confusion matrices (…, C, C), rows are the true classes, to scores (…); higher is better.
+Score = Callable[[Tensor], Tensor]
+SCORES: dict[str, Score] = {
+    "accuracy": metrics.accuracy,
+    "balanced_accuracy": metrics.balanced_accuracy,
+    "f1": metrics.f1,
+    "geometric_mean": metrics.geometric_mean,
+    "macro_f1": metrics.macro_f1,
+    "matthews": metrics.matthews,
+    "worst_class_recall": metrics.worst_class_recall,
+}
+_AT_ONCE = 2**22  # cells of confusion matrices that are held at a time
+_SWEEPS = 100  # more than any search took; each sweep must raise the score
+_COLDEST, _HOTTEST = 1e-3, 1e3
+_HALVINGS = 80  # from there to neighbouring numbers
+
+
+def decide(probabilities: Tensor, costs: Tensor | Sequence[Sequence[float]]) -> Tensor:
+    """The decision with the least expected cost: ``argmin_k Σ_c p_c · costs[c, k]``.
+
+    Args:
+        probabilities: (N, C), (N, C, d1, …) or (C,), those of the data's mix: see
+            `unweight_logits`, `adjust_logits` and `fit_temperature` for a model whose
+            probabilities are not.
+        costs: (C, K), ``costs[c, k]`` is the cost of deciding for k where c is true. K is C unless
+            there are decisions that are no class, such as asking a person. Gains are negative.
+
+    Returns:
+        (N,), (N, d1, …) or (), int64; of equal costs the first.
+
+    Raises:
+        TypeError: probabilities are not a floating tensor.
+        ValueError: costs are not a finite (C, K) matrix; on the CPU also: probabilities that are
+            negative or do not sum to 1, as logits do not.
+
+    Example:
+        A fraud that is missed costs 100, an alarm 5: it is worth one from a probability of 0.05 on.
+
+        >>> decide(torch.tensor([[0.97, 0.03], [0.93, 0.07]]), [[0, 5], [100, 0]])
+        tensor([0, 1])
+
+    Reference:
+        Elkan, The foundations of cost-sensitive learning, IJCAI 2001.
+    """
+    if not probabilities.is_floating_point():
+        raise TypeError(f"probabilities are {probabilities.dtype}; expected a floating dtype")
+    single = probabilities.ndim == 1
+    rows = (probabilities.unsqueeze(0) if single else probabilities).movedim(1, -1)
+    matrix = torch.as_tensor(costs, dtype=torch.float64, device=rows.device)
+    if matrix.ndim != 2 or matrix.shape[0] != rows.shape[-1] or not matrix.shape[1]:
+        raise ValueError(
+            f"costs have shape {tuple(matrix.shape)}, and there are {rows.shape[-1]} classes; "
+            "expected a row for each true class and a column for each decision"
+        )
+    if not torch.as_tensor(costs).isfinite().all():
+        raise ValueError("costs hold NaN or infinity; expected finite numbers")
+    if rows.device.type == "cpu":
+        _check_probabilities(rows)
+    best = (rows.double() @ matrix).argmin(-1)
+    return best[0] if single else best
+
+
+def tune_threshold(probabilities: Tensor, labels: Tensor, score: str | Score = "f1") -> float:
+    """The threshold t that scores best: positive where ``probabilities >= t``.
+
+    All thresholds that decide differently are tried. Of those that score alike it is the one
+    nearest to 0.5, halfway between two rows, so that it does not hang on one of them.
+
+    Args:
+        probabilities: (N,) of the positive class, of validation rows.
+        labels: (N,) bool, or integers 0 and 1; 1 is the positive class.
+        score: "f1", "balanced_accuracy", "macro_f1", "matthews", "geometric_mean",
+            "worst_class_recall" or "accuracy"; or a function from confusion matrices (…, 2, 2),
+            rows are the true classes, to scores (…).
+
+    Returns:
+        t, a number of the probabilities' dtype; inf where nothing should be called positive.
+
+    Raises:
+        TypeError: probabilities are not floating, or labels neither bool nor integers.
+        ValueError: shapes that differ, no rows, numbers outside [0, 1], labels other than 0 and 1,
+            no score of that name, or a score that is undefined at every threshold.
+
+    Example:
+        >>> tune_threshold(torch.tensor([0.1, 0.25, 0.375, 0.2]), torch.tensor([0, 1, 1, 0]))
+        0.22499999403953552
+
+    Reference:
+        Lipton et al., Thresholding classifiers to maximize F1 score, 2014, arXiv:1402.1892.
+    """
+    p, truth = probabilities.detach().cpu(), labels.detach().cpu()
+    if not p.is_floating_point():
+        raise TypeError(f"probabilities are {p.dtype}; expected a floating dtype")
+    if truth.is_floating_point() or truth.is_complex():
+        raise TypeError(f"labels are {truth.dtype}; expected bool, or integers 0 and 1")
+    if p.ndim != 1 or p.shape != truth.shape or not len(p):
+        raise ValueError(
+            f"probabilities have shape {tuple(p.shape)} and labels {tuple(truth.shape)}; expected "
+            "(N,) of both, with the probability of the positive class"
+        )
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError("probabilities are not all in [0, 1]; logits go through .sigmoid() first")
+    if not ((truth == 0) | (truth == 1)).all():
+        raise ValueError("labels are not all 0 or 1; compare them with the positive class first")
+    ranks, order = p.sort(descending=True)
+    hits = truth[order].long().cumsum(0)
+    last = torch.cat([ranks[1:] != ranks[:-1], torch.ones(1, dtype=torch.bool)])
+    tp = torch.cat([hits.new_zeros(1), hits[last]])  # at each threshold, the strictest first
+    passing = torch.cat([hits.new_zeros(1), last.nonzero()[:, 0] + 1])
+    fp, positives = passing - tp, hits[-1]
+    negatives = len(p) - positives
+    rows = torch.stack([negatives - fp, fp, positives - tp, tp], -1)
+    values = _scores(_named(score), rows.view(-1, 2, 2))
+    thresholds = _between(ranks[last])
+    best = (values == values.max()).nonzero()[:, 0]
+    return float(thresholds[best[(thresholds[best] - 0.5).abs().argmin()]])
+
+
+def tune_biases(
+    logits: Tensor,
+    labels: Tensor,
+    score: str | Score = "balanced_accuracy",
+    *,
+    start: Tensor | None = None,
+    ignore_index: int = -100,
+) -> Tensor:
+    """Biases b that score best: the decision is ``(logits + b).argmax(1)``.
+
+    One class after the other gets the bias that is best while those of the others stay, found
+    among all that decide differently, until no class gains any more (coordinate ascent). For two
+    classes that is the best threshold; for more it is a peak from which no single bias leads up.
+    One sweep takes time in proportion to N · C³.
+
+    Args:
+        logits: (N, C) or (N, C, d1, …), of validation rows.
+        labels: class indices (N,) or (N, d1, …).
+        score: as in `tune_threshold`, for C classes; "f1" is that of class 1.
+        start: (C,) where the search begins; None is 0, the model's own decisions.
+        ignore_index: rows of this label count nowhere.
+
+    Returns:
+        (C,) float64 on the CPU, to be added to logits.
+
+    Raises:
+        TypeError: logits are not floating, or labels no integers.
+        ValueError: shapes that do not fit, no rows, NaN or +inf logits, no score of that name, or
+            a score that is undefined whatever is decided.
+        IndexError: a label outside 0 … C−1.
+
+    Example:
+        The second class is found as soon as its logit is within 1 of the first.
+
+        >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.5], [2.0, 1.5], [2.0, 3.0]])
+        >>> tune_biases(logits, torch.tensor([0, 0, 1, 1]))
+        tensor([0., 1.], dtype=torch.float64)
+
+    Reference:
+        Narasimhan et al., Consistent multiclass algorithms for complex performance measures,
+        ICML 2015.
+    """
+    rows, target = _rows(logits, labels, ignore_index)
+    classes, rate = rows.shape[1], _named(score)
+    biases = rows.new_zeros(classes) if start is None else start.detach().cpu().double().clone()
+    if biases.shape != (classes,):
+        raise ValueError(f"start has shape {tuple(biases.shape)}; expected ({classes},)")
+    best = _scores(rate, _confusions(rows, target, biases)).item()
+    for _ in range(_SWEEPS):
+        before = best
+        for c in (*range(1, classes), 0):  # two classes are done after the first
+            bias, value = _line_search(rows, target, biases, c, rate)
+            if value > best:
+                biases[c], best = bias, value
+        if best == before:
+            break
+    return biases
+
+
+def fit_temperature(logits: Tensor, labels: Tensor, *, ignore_index: int = -100) -> float:
+    """The temperature T with the least log loss of ``(logits / T).softmax(1)``.
+
+    It changes no decision and no order within a row, only how sure the model is.
+
+    Args:
+        logits: (N, C) or (N, C, d1, …), of validation rows.
+        labels: class indices (N,) or (N, d1, …).
+        ignore_index: rows of this label count nowhere.
+
+    Returns:
+        T in [0.001, 1000]. Where every row is right, the loss falls as T falls, and T is 0.001;
+        where the logits know nothing of the labels, it is 1000.
+
+    Raises:
+        TypeError: logits are not floating, or labels no integers.
+        ValueError: shapes that do not fit, no rows, NaN or +inf logits, a label that a logit of
+            −inf rules out.
+        IndexError: a label outside 0 … C−1.
+
+    Example:
+        Three of four rows are right, and the model says 95 %: at T = 2.73 it says 75 %.
+
+        >>> logits = torch.tensor([[3.0, 0.0], [3.0, 0.0], [3.0, 0.0], [3.0, 0.0]])
+        >>> fit_temperature(logits, torch.tensor([0, 0, 0, 1]))
+        2.7307...
+
+    Reference:
+        Guo et al., On calibration of modern neural networks, ICML 2017, arXiv:1706.04599.
+    """
+    rows, target = _rows(logits, labels, ignore_index)
+    of_label = rows.gather(1, target[:, None])
+    if of_label.isinf().any():
+        raise ValueError("a label has the logit −inf: no temperature makes it possible")
+    rows = (rows - of_label).clamp_min(torch.finfo(torch.float64).min)
+
+    def slope(sharpness: float) -> float:
+        """Of the log loss by 1/T: how much more the model expects than it gets."""
+        p = (sharpness * rows).softmax(1)
+        return float(torch.where(p > 0, p * rows, 0.0).sum(1).mean())
+
+    # The log loss is convex in 1/T, so its slope crosses 0 once.
+    low, high = 1 / _HOTTEST, 1 / _COLDEST
+    if slope(low) >= 0:
+        return _HOTTEST
+    if slope(high) <= 0:
+        return _COLDEST
+    for _ in range(_HALVINGS):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return 1 / high
+
+
+def _check_probabilities(rows: Tensor) -> None:
+    """Rows (…, C) that are no probabilities are logits, mostly."""
+    room = 1e-3 if rows.dtype in (torch.float32, torch.float64) else 2e-2
+    sums = rows.double().sum(-1)
+    if not ((rows >= 0).all() and ((sums - 1).abs() <= room).all()):
+        raise ValueError(
+            "probabilities are negative or do not sum to 1 over the classes; logits go through "
+            ".softmax(1) first"
+        )
+
+
+def _named(score: str | Score) -> Score:
+    if not isinstance(score, str):
+        return score
+    if score not in SCORES:
+        raise ValueError(f"there is no score {score!r}; choose from: {', '.join(SCORES)}")
+    return SCORES[score]
+
+
+def _scores(score: Score, confusions: Tensor) -> Tensor:
+    """Scores of confusion matrices (K, C, C), −inf where one is undefined."""
+    values = score(confusions).double()
+    if values.shape != confusions.shape[:1]:
+        raise ValueError(
+            f"the score gave {tuple(values.shape)} for confusion matrices "
+            f"{tuple(confusions.shape)}; expected one number for each"
+        )
+    if values.isnan().all():
+        raise ValueError("the score is undefined whatever is decided: are there rows to score?")
+    return values.nan_to_num(-torch.inf)
+
+
+def _between(ranks: Tensor) -> Tensor:
+    """Thresholds (K + 1,) apart from distinct ranks (K,) in falling order, the strictest first."""
+    lower = torch.cat([ranks[1:], ranks.new_zeros(1)]).double()
+    halfway = ((ranks.double() + lower) / 2).to(ranks.dtype)
+    # Of two neighbouring numbers there is none in between: then the upper row itself.
+    halfway = torch.where(halfway > lower, halfway, ranks)
+    above = ((1 + ranks[:1].double()) / 2).to(ranks.dtype)
+    return torch.cat([torch.where(above > ranks[:1], above, torch.inf), halfway])
+
+
+def _rows(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """What counts, checked: float64 (M, C) and int64 (M,), on the CPU."""
+    if not logits.is_floating_point():
+        raise TypeError(f"logits are {logits.dtype}; expected a floating dtype")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels are {labels.dtype}; expected class indices: labels.long()")
+    if logits.ndim < 2 or labels.shape != logits.shape[:1] + logits.shape[2:]:
+        raise ValueError(
+            f"logits have shape {tuple(logits.shape)} and labels {tuple(labels.shape)}; expected "
+            "(N, C) and (N,), or (N, C, d1, …) and (N, d1, …)"
+        )
+    rows = logits.detach().cpu().double().movedim(1, -1).flatten(0, -2)
+    target = labels.detach().cpu().long().flatten()
+    rows, target = rows[target != ignore_index], target[target != ignore_index]
+    if not rows.numel():
+        raise ValueError("there are no rows to choose by")
+    if rows.isnan().any() or (rows == torch.inf).any() or (rows == -torch.inf).all(1).any():
+        raise ValueError("logits hold NaN, +inf or a row of −inf alone: no decision follows")
+    outside = (target < 0) | (target >= rows.shape[1])
+    if outside.any():
+        raise IndexError(
+            f"label {int(target[outside][0])} is outside 0..{rows.shape[1] - 1}; the logits have "
+            f"{rows.shape[1]} classes"
+        )
+    return rows, target
+
+
+def _confusions(rows: Tensor, target: Tensor, biases: Tensor) -> Tensor:
+    """The confusion matrix (1, C, C) of decisions with these biases."""
+    guess = (rows + biases).argmax(1)
+    return metrics.confusion_matrix(guess, target, rows.shape[1])[None]
+
+
+def _line_search(
+    rows: Tensor, target: Tensor, biases: Tensor, c: int, score: Score
+) -> tuple[float, float]:
+    """The best bias of class c while the others stay, and its score."""
+    classes = rows.shape[1]
+    rivals = rows + biases
+    rivals[:, c] = -torch.inf
+    height, other = rivals.max(1)
+    margin = height - rows[:, c]  # class c is decided for where its bias exceeds this
+    always, never = margin == -torch.inf, margin == torch.inf
+    guess = torch.where(always, c, other)
+    confusion = metrics.confusion_matrix(guess, target, classes).flatten()
+    free = ~(always | never)
+    margin, order = margin[free].sort()
+    truth, other = target[free][order] * classes, other[free][order]
+    last = torch.ones_like(margin, dtype=torch.bool)
+    last[:-1] = margin[1:] != margin[:-1]
+    # A bias below all margins, halfway between two of them, or above all.
+    ends = margin[last]
+    if not len(ends):
+        return float(biases[c]), float(_scores(score, confusion.view(1, classes, classes)))
+    choices = torch.cat([ends[:1] - 1, (ends[:-1] + ends[1:]) / 2, ends[-1:] + 1])
+    values = [score(confusion.view(1, classes, classes)).double()]
+    step = max(1, _AT_ONCE // classes**2)
+    for start in range(0, len(margin), step):
+        part = slice(start, start + step)
+        change = confusion.new_zeros(len(truth[part]), classes**2)
+        change.scatter_add_(1, (truth[part] + c)[:, None], torch.ones_like(truth[part])[:, None])
+        change.scatter_add_(
+            1, (truth[part] + other[part])[:, None], -torch.ones_like(truth[part])[:, None]
+        )
+        moved = confusion + change.cumsum(0)
+        confusion = moved[-1]
+        values.append(score(moved[last[part]].view(-1, classes, classes)).double())
+    found = torch.cat(values).nan_to_num(-torch.inf)
+    apart = torch.ones_like(choices, dtype=torch.bool)
+    apart[1:-1] = (choices[1:-1] > ends[:-1]) & (choices[1:-1] < ends[1:])
+    found = torch.where(apart, found, -torch.inf)
+    best = (found == found.max()).nonzero()[:, 0]
+    nearest = best[(choices[best] - biases[c]).abs().argmin()]
+    return float(choices[nearest]), float(found[nearest])
