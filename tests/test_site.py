@@ -38,6 +38,7 @@ PAGES = (
 ROOMS = [
     "steelyard",
     "steelyard.compare",
+    "steelyard.metrics",
     "steelyard.report",
     *(
         f"steelyard.integrations.{room.name}"
