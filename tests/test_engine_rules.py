@@ -309,3 +309,13 @@ def test_fake_and_meta_tensors(row: Row, engine: str) -> None:
         z = torch.empty(6, 5, requires_grad=True)
         value = plain(z, torch.zeros(6, dtype=torch.long))
         assert torch.autograd.grad(value, z)[0].shape == z.shape
+
+
+def test_explain_engine_names_who_does_the_work() -> None:
+    few, many = torch.randn(6, 5), torch.randn(10000, 5)
+    index = torch.zeros(10000, dtype=torch.long)
+    assert sy.explain_engine(few, index[:6]).engine == "pytorch"
+    assert "few" in sy.explain_engine(few, index[:6]).reason
+    assert sy.explain_engine(many, index).engine == "blocked"
+    assert sy.explain_engine(few, index[:6], label_smoothing=0.1).engine == "blocked"
+    assert sy.explain_engine(few, index[:6], engine="blocked").engine == "blocked"

@@ -14,7 +14,7 @@ from table import TABLE, C, Row
 from torch import Tensor
 
 import steelyard as sy
-from steelyard.ops import native, pages, tiles
+from steelyard.ops.cpu import pages, small, tiles, walk
 
 each_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.id)
 WEIGHT = torch.tensor([0.3, 1.0, 2.0, 0.0, 5.0], dtype=torch.float64)
@@ -26,10 +26,15 @@ SHAPES = [(37,), (2, 23), (7, 2, 2)]
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of a few positions, for the tests have few logits, in memory that holds NaN."""
-    for name in ("LARGEST", "SMALLEST", "SMALLEST_OF_ALL_CLASSES"):
-        monkeypatch.setattr(tiles, name, 6 * C + 1)
-    monkeypatch.setattr(tiles, "NUMBERS", 1)
-    monkeypatch.setattr(tiles, "IN_CACHE", 0)
+    monkeypatch.setattr(walk, "LARGEST", 6 * C + 1)
+    monkeypatch.setattr(walk, "NUMBERS", 1)
+    monkeypatch.setattr(walk, "IN_CACHE", 0)
+    for family, arithmetic in tiles.FAMILIES.items():
+
+        def cut(problem: Any, arithmetic: Any = arithmetic) -> Any:
+            return arithmetic(problem)._replace(smallest=6 * C + 1)
+
+        monkeypatch.setitem(tiles.FAMILIES, family, cut)
 
     def poisoned(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def fresh(*args: Any, **kwargs: Any) -> Tensor:
@@ -146,7 +151,7 @@ def test_differentiates_twice(row: Row, engine: str) -> None:
 
 
 def test_an_input_changed_before_backward_is_told() -> None:
-    for size in (8, native.FEW):
+    for size in (8, small.FEW):
         logits = torch.randn(size, 3, requires_grad=True)
         z = logits * 1
         loss = sy.FocalLoss()(z, torch.zeros(size, dtype=torch.long))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from triton_place import DEVICE, ROUNDING, clean, on_the_cpu, poison, quietly
 
-from steelyard.ops import triton as engine
+from steelyard.ops.cuda import launch as engine
 
 __all__ = ["clean", "on_the_cpu", "poison"]  # fixtures
 

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from steelyard.ops import choose
+from steelyard.ops import dispatch
 
 INTERPRETED = triton.knobs.runtime.interpret
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -50,5 +50,5 @@ def poison(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the engine be chosen where the interpreter works."""
     if INTERPRETED:
-        monkeypatch.setitem(choose._DEVICES, "triton", "cpu")
-        monkeypatch.setattr(choose, "_looked_up", lambda device: None)
+        monkeypatch.setitem(dispatch._DEVICES, "triton", "cpu")
+        monkeypatch.setattr(dispatch, "_looked_up", lambda device: None)

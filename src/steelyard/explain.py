@@ -205,14 +205,14 @@ def explain_engine(
         ValueError: no engine of that name.
 
     Example:
-        >>> explain_engine(torch.randn(8, 3), torch.zeros(8, dtype=torch.long))
-        EngineChoice(engine='blocked', reason='the logits are on the CPU')
+        >>> explain_engine(torch.randn(8, 3), torch.zeros(8, dtype=torch.long)).engine
+        'pytorch'
     """
     options = Options(engine=engine, label_smoothing=label_smoothing)
     check_shapes(logits, target)
     batch = logits.unsqueeze(0) if logits.ndim == 1 else logits
-    all_classes = options.smooths or target.is_floating_point()
-    return ops.choose_engine(options.engine, batch, target, all_classes=all_classes)
+    problem = ops.SoftmaxProblem(target=target, smoothing=label_smoothing)
+    return ops.choose_engine(options.engine, batch, problem, (target,))
 
 
 def _position(
@@ -233,7 +233,7 @@ def _position(
     else:
         share = torch.zeros(classes, dtype=torch.float64)
         share[int(target)] = 1.0
-    edited = ops.Edit(form.scale, form.bias, form.margin)(logits[None], share[None])
+    edited = ops.edited(logits[None], share[None], form.scale, form.bias, form.margin)
     log_p = edited.log_softmax(1)
     parameter = form.parameter
     tail = form.tail(log_p, parameter)

@@ -232,8 +232,8 @@ def evaluate(
         over = check_denominator(denominator, logits)
     elif options.reduction == "mean":
         over = mean_over(form, options)
-    nothing = 0.0 if options.empty == "nan" else math.inf
-    return losses(logits, work, options.engine, ops.Mean(over, nothing))
+    nothing = math.nan if options.empty == "nan" else math.inf
+    return losses(logits, work, options.engine, ops.Reduction("mean", over, nothing))
 
 
 def mean_over(form: CellForm, options: Options) -> str:

@@ -119,110 +119,64 @@ def evaluate(
     """
     check_shapes(logits, target)
     check_same_device(logits, target)
-    if not target.is_floating_point():
-        target = target.long()
-    if logits.ndim == 1:
+    single = logits.ndim == 1
+    if single:
         logits, target = logits.unsqueeze(0), target.unsqueeze(0)
-        single = True
-    else:
-        single = False
-    positions = logits.shape[:1] + logits.shape[2:]
+    dtype = ops.compute_dtype(logits)
     form = form.fit(logits)
     if sample_weight is not None:
+        positions = logits.shape[:1] + logits.shape[2:]
         sample_weight = check_sample_weight(sample_weight, positions)
-        dtype = ops.compute_dtype(logits)
         sample_weight = moved("sample_weight", sample_weight, logits.device, dtype)
+    over: str | Tensor | None = options.mean_over
+    if denominator is not None:
+        if options.reduction == "none":
+            raise ValueError("denominator divides a sum, but reduction='none' takes none")
+        over = check_denominator(denominator, logits)
+    kind = options.reduction if denominator is None else "mean"
+    reduction = ops.Reduction(kind, over, math.nan if options.empty == "nan" else math.inf)
     if target.is_floating_point():
         check_no_ignored_probabilities(options)
-        target = target.to(ops.compute_dtype(logits))
-        losses = over_positions(form, options, logits, target, sample_weight, denominator)
+        problem = problem_of(form, options, target.to(dtype), sample_weight)
+        losses = ops.losses(logits, problem, options.engine, reduction)
     else:
+        target = target.long()
+        problem = problem_of(form, options, target, sample_weight)
+        refuse_on_device(target, logits.shape[1], options.ignore_index)
         try:
-            losses = over_positions(form, options, logits, target, sample_weight, denominator)
+            losses = ops.losses(logits, problem, options.engine, reduction)
         except (IndexError, RuntimeError) as error:
             refuse_out_of_range(target, logits.shape[1], options.ignore_index, error)
-    return losses.squeeze(0) if single and options.reduction == "none" else losses
+    return losses.squeeze(0) if single and kind == "none" else losses
 
 
-def over_positions(
-    form: Form,
-    options: Options,
-    logits: Tensor,
-    target: Tensor,
-    sample_weight: Tensor | None,
-    denominator: float | Tensor | None,
-) -> Tensor:
-    """The losses of logits (N, C, d…), reduced as the options say."""
-    work = ops.Work(
+def problem_of(
+    form: Form, options: Options, target: Tensor, sample_weight: Tensor | None
+) -> ops.SoftmaxProblem:
+    """What a loss wants done, all but the logits."""
+    return ops.SoftmaxProblem(
         target=target,
         ignore_index=options.ignore_index,
-        edit=ops.Edit(form.scale, form.bias, form.margin),
-        tail=form.tail,
-        parameter=form.parameter,
         weight=form.weight,
         sample_weight=sample_weight,
         smoothing=options.label_smoothing,
+        scale=form.scale,
+        bias=form.bias,
+        margin=form.margin,
+        tail=form.tail,
+        parameter=form.parameter,
     )
-    if work.of_indices:
-        refuse_on_device(target, logits.shape[1], options.ignore_index)
-    if options.reduction == "none":
-        if denominator is not None:
-            raise ValueError("denominator divides a sum, but reduction='none' takes none")
-        return ops.losses(logits, work, options.engine)
-    over: str | Tensor | None = None
-    if denominator is not None:
-        over = check_denominator(denominator, logits)
-    elif options.reduction == "mean":
-        if not work.of_indices:
-            over = mean_denominator(form, options, target, sample_weight)
-        else:
-            over = "count" if options.mean_over == "count" else "share"
-    nothing = math.nan if options.empty == "nan" else math.inf
-    return ops.losses(logits, work, options.engine, ops.Mean(over, nothing))
 
 
 def refuse_on_device(target: Tensor, num_classes: int, ignore_index: int) -> None:
     """Make a class outside [0, C) a device-side assertion, for which the host does not wait."""
     if target.device.type == "cuda" and not torch.compiler.is_compiling():
         inside = ((target >= 0) & (target < num_classes)) | (target == ignore_index)
-        torch._assert_async(
+        ops.compat.assert_async(
             inside.all(),
             f"steelyard: a target is outside [0, {num_classes}) and is not ignore_index="
             f"{ignore_index}; the same call on the CPU names it",
         )
-
-
-def mean_denominator(
-    form: Form, options: Options, target: Tensor, sample_weight: Tensor | None
-) -> Tensor:
-    """What the mean divides by: index targets (N, d…), or probabilities (N, C, d…)."""
-    weight = form.weight
-    by_count = options.mean_over == "count"
-    if target.is_floating_point():
-        if options.mean_over == "weight":
-            share = target if weight is None else ops.along_classes(weight, target) * target
-            share = share.sum(1)
-            return share.sum() if sample_weight is None else (sample_weight * share).sum()
-        if by_count or sample_weight is None:
-            return target.new_full((), math.prod(target.shape[:1] + target.shape[2:]))
-        return sample_weight.sum()
-    valid = target != options.ignore_index
-    if by_count or (weight is None and sample_weight is None):
-        return valid.sum()
-    share = target.new_ones((), dtype=torch.float64) if sample_weight is None else sample_weight
-    if weight is not None:
-        share = share * class_weight_of(
-            target.where(valid, 0), weight, others_are_one=bool(form.others_are_one)
-        )
-    return share.where(valid, 0).sum()
-
-
-def class_weight_of(index: Tensor, weight: Tensor, *, others_are_one: bool) -> Tensor:
-    """The weight of each position's class; classes beyond the end of a dict's weigh 1."""
-    if others_are_one:
-        weight = torch.cat([weight, weight.new_ones(1)])
-        index = index.clamp(max=len(weight) - 1)
-    return ops.select(weight, index)
 
 
 def check_shapes(logits: Any, target: Any) -> None:
@@ -354,21 +308,34 @@ class SoftmaxLoss(Loss):
         Returns:
             A 0-d float64 tensor on the target's device.
         """
-        if target.is_floating_point():
-            target = target.double()
-            target = target.unsqueeze(0) if target.ndim == 1 else target
-            positions = target.shape[:1] + target.shape[2:]
-        else:
-            target, positions = target.long(), target.shape
+        soft, form = target.is_floating_point(), self.form
+        target = target.double() if soft else target.long()
+        if soft and target.ndim == 1:
+            target = target.unsqueeze(0)
         if sample_weight is not None:
+            positions = target.shape[:1] + target.shape[2:] if soft else target.shape
             sample_weight = check_sample_weight(sample_weight, positions)
             sample_weight = moved("sample_weight", sample_weight, target.device, torch.float64)
-        form: Form = self.form
-        if form.weight is not None:
-            form = form._replace(weight=moved("weight", form.weight, target.device, torch.float64))
+        weight, classes_of = form.weight, target
+        if soft:
+            form = form.fit(target)
+        elif weight is not None:
+            weight = moved("weight", weight, target.device, torch.float64)
+            if form.others_are_one:
+                weight, classes_of = _with_others(weight, target, self.options.ignore_index)
+            form = form._replace(weight=weight)
+        problem = problem_of(form, self.options, classes_of, sample_weight)
         try:
-            return mean_denominator(form, self.options, target, sample_weight).double()
+            return problem.count(self.options.mean_over).double()
         except (IndexError, RuntimeError) as error:
-            if target.is_floating_point() or form.weight is None:
+            if soft or weight is None:
                 raise
-            refuse_out_of_range(target, len(form.weight), self.options.ignore_index, error)
+            refuse_out_of_range(target, len(weight), self.options.ignore_index, error)
+
+
+def _with_others(weight: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """A dict's weights and class indices, those beyond its end as one class of weight 1."""
+    end = len(weight)
+    other = end if ignore_index != end else end + 1
+    weight = torch.cat([weight, weight.new_ones(2)])
+    return weight, target.where((target < end) | (target == ignore_index), other)

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from steelyard.ops.edit import along_classes, compute_dtype
-from steelyard.ops.work import Mean, Tail, scaled
+from steelyard.ops.problem import Reduction, along_classes, compute_dtype, scaled
+from steelyard.ops.softmax import Tail
 
 
 class Side(NamedTuple):
@@ -147,7 +147,7 @@ class Cells(NamedTuple):
         return floor + torch.sigmoid(steepness * (r - middle))
 
 
-def losses(logits: Tensor, work: Cells, mean: Mean | None = None) -> Tensor:
+def losses(logits: Tensor, work: Cells, mean: Reduction | None = None) -> Tensor:
     """One loss per cell (N, C, d…) for logits of that shape, or their mean, in at least float32."""
     costs = _costs(logits, work)
     if mean is None:
@@ -175,9 +175,9 @@ def _costs(logits: Tensor, work: Cells) -> Tensor:
     return costs.masked_fill(ignored, 0)
 
 
-def _divided(total: Tensor, work: Cells, mean: Mean) -> Tensor:
+def _divided(total: Tensor, work: Cells, mean: Reduction) -> Tensor:
     """The sum over what the mean says."""
-    if mean.over is None:
+    if mean.kind == "sum" or mean.over is None:
         return total
     over = mean.over if isinstance(mean.over, Tensor) else work.divisor(mean.over, total.dtype)
     return total / over.masked_fill(over == 0, mean.nothing)
@@ -206,7 +206,7 @@ def _along(parameter: Any, like: Tensor) -> Any:
     return parameter
 
 
-def position_losses(logits: Tensor, work: Cells, mean: Mean | None = None) -> Tensor:
+def _position_losses(logits: Tensor, work: Cells, mean: Reduction | None = None) -> Tensor:
     """``log(1 + Σ_c w_c (1 − t'_c) e^z_c) + log(1 + Σ_c w_c pw_c t'_c e^−z_c)``, times s.
 
     The sides of the cells, their bias and their re-balancing have no part in it.
@@ -233,3 +233,45 @@ def _log_one_plus(u: Tensor, factor: Tensor, ignored: Tensor) -> Tensor:
     exponents = (u + factor.masked_fill(nothing, 1).log()).masked_fill(nothing, -math.inf)
     one = torch.zeros_like(u[:, :1])
     return torch.cat([one, exponents], 1).logsumexp(1)
+
+
+def cell_losses(
+    logits: Tensor, work: Cells, engine: str = "auto", mean: Reduction | None = None
+) -> Tensor:
+    """The losses of cells, or their mean.
+
+    Args:
+        logits: (N, C, d…), floating.
+        work: what is to be done.
+        engine: which engine is to do it.
+        mean: sum over cells, and divide.
+
+    Returns:
+        (N, C, d…), or with ``mean`` a 0-d tensor; in at least float32.
+    """
+    _plain_torch_alone(engine)
+    if logits.ndim > 2 and logits.stride(1) == 1:  # as in dispatch.losses
+        rows = logits.movedim(1, -1)
+        flat = cell_losses(rows.flatten(0, -2), work.as_rows(), engine, mean)
+        return flat if mean is not None else flat.view(rows.shape).movedim(-1, 1)
+    return losses(logits, work, mean)
+
+
+def position_losses(
+    logits: Tensor, work: Cells, engine: str = "auto", mean: Reduction | None = None
+) -> Tensor:
+    """The losses of positions whose cells belong together (N, d…), or their mean."""
+    _plain_torch_alone(engine)
+    if logits.ndim > 2 and logits.stride(1) == 1:
+        rows = logits.movedim(1, -1)
+        flat = position_losses(rows.flatten(0, -2), work.as_rows(), engine, mean)
+        return flat if mean is not None else flat.view(rows.shape[:-1])
+    return _position_losses(logits, work, mean)
+
+
+def _plain_torch_alone(engine: str) -> None:
+    if engine not in ("auto", "reference"):
+        raise RuntimeError(
+            f"engine={engine!r} cannot do this: the loss is of cells, not of classes. "
+            "engine='auto' takes the fastest that can, engine='reference' does everything"
+        )

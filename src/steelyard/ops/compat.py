@@ -91,3 +91,12 @@ def assert_async(condition: Tensor, text: str) -> None:
     A data-dependent ``assert`` breaks a graph and synchronises a GPU.
     """
     torch._assert_async(condition, text)
+
+
+def mark_constant(function: Callable[..., Any]) -> None:
+    """Let torch.compile call this function while it traces, and keep the answer.
+
+    ``torch.compiler.assume_constant_result`` does that too, but imports the whole compiler for it.
+    Where the mark means nothing any more, the function is traced.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]

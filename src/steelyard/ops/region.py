@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from steelyard.ops.edit import compute_dtype
+from steelyard.ops.problem import compute_dtype
 
 
 class Overlap(NamedTuple):
@@ -177,3 +177,22 @@ def lovasz(logits: Tensor, overlap: Overlap) -> Tensor:
     share = ((left + t * wrong) / before.masked_fill(empty, 1)).masked_fill(empty, 1)
     added = s * share / union.masked_fill(union <= 0, 1)
     return (error * added).sum(2)
+
+
+def overlap(logits: Tensor, overlap: Overlap, engine: str = "auto") -> tuple[Tensor, Tensor]:
+    """I and P of every class (N, C), or (1, C) over a batch.
+
+    Args:
+        logits: (N, C, S), floating.
+        overlap: what is to be summed.
+        engine: which engine is to do it.
+
+    Raises:
+        RuntimeError: an engine that has nothing for regions.
+    """
+    if engine not in ("auto", "reference"):
+        raise RuntimeError(
+            f"engine={engine!r} cannot do this: it has no sums over regions. engine='auto' takes "
+            "the fastest that can, engine='reference' does everything"
+        )
+    return sums(logits, overlap)

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steelyard.ops import fused
-from steelyard.ops.reference import reduced
-from steelyard.ops.triton_kernels import backward_kernel, forward_kernel
-from steelyard.ops.work import Mean, Work, scaled
+from steelyard.ops.cuda.kernels import backward_kernel, forward_kernel
+from steelyard.ops.problem import Reduction, scaled
+from steelyard.ops.softmax import SoftmaxProblem
 
 WARP = 32
 
@@ -64,9 +63,9 @@ def row_logprob(
     Args:
         logits: (N, C, S), any strides; float32, bfloat16 or float16.
         target: class indices (N, S), int64.
-        scale: of the edit, (C,) in float32 or None, as are the next two.
-        bias: of the edit.
-        margin: of the edit.
+        scale: of the edited logits, (C,) in float32 or None, as are the next two.
+        bias: of these.
+        margin: of these.
         ignore_index: positions with this index are not read.
 
     Returns:
@@ -193,70 +192,78 @@ op.register_autograd(_differentiate, setup_context=_keep)
 backward_op.register_autograd(_refuse)
 
 
-class Kept(NamedTuple):
-    """What forward leaves to backward, (N, S) each."""
-
-    log_p: Tensor
-    lse: Tensor
-    slope: Tensor  # of the losses by −log p
+# Log p of the target class and the log-sum-exp, (N, S); and times what each loss counts its slope.
+Kept = tuple[Tensor, Tensor, Tensor]
 
 
-def forward(logits: Tensor, work: Work, mean: Mean | None, differentiate: bool) -> fused.Found:
-    """The losses (N, d…) of positions, or their mean."""
-    flat, target = _flat(logits, work)
-    log_p, lse = row_logprob(flat, target, *work.edit, work.ignore_index)
-    ignored, index, share = _shares(work, target)
-    value, slope = work.tail.both(log_p, work.parameter_of(index))
+def forward(
+    logits: Tensor, problem: SoftmaxProblem, reduction: Reduction, differentiate: bool
+) -> tuple[Tensor, Tensor | None, Kept | None]:
+    """The losses (N, d…) of positions, reduced; the divisor of a mean; and what backward wants."""
+    shape = problem.target.shape
+    logits, problem = _with_places(logits, problem)
+    ignore_index = int(problem.ignore_index)
+    edit = problem.scale, problem.bias, problem.margin
+    log_p, lse = row_logprob(logits, problem.target, *edit, ignore_index)
+    ignored, index, share = _shares(problem)
+    value, slope = problem.tail.with_slope(log_p, problem.parameter_of(index))
     if share is None:
         share = ignored.logical_not()
-    rows, kept = scaled(share, value).view(work.target.shape), None
-    if differentiate:
-        kept = Kept(log_p, lse, share * slope)
-    if mean is None:
-        return fused.Found(rows, None, kept)
-    divisor = mean.divisor(share, ignored, rows.dtype)
-    total = rows.sum()
-    return fused.Found(total if divisor is None else total / divisor, divisor, kept)
+    kept = (log_p, lse, share * slope) if differentiate else None
+    value, divisor = reduction(scaled(share, value).view(shape), problem, share)
+    return value, divisor, kept
 
 
-def backward(logits: Tensor, work: Work, kept: Kept | None, gradient: Tensor) -> Tensor:
+def backward(
+    logits: Tensor, problem: SoftmaxProblem, kept: Kept | None, gradient: Tensor
+) -> Tensor:
     """The gradient by the logits, for that by the losses, 0-dimensional or (N, d…)."""
     if kept is None:
-        kept = forward(logits, work, None, True).kept
-    flat, target = _flat(logits, work)
+        kept = forward(logits, problem, Reduction("none"), True)[2]
+        assert kept is not None
+    shape = logits.shape
+    logits, problem = _with_places(logits, problem)
     if gradient.ndim:
-        gradient = gradient.reshape(target.shape)
-    scale, bias, _ = work.edit
-    by_log_p = (kept.slope * gradient).neg_()
+        gradient = gradient.reshape(problem.target.shape)
+    log_p, lse, slope = kept
     return row_logprob_backward(
-        flat, target, scale, bias, kept.log_p, kept.lse, by_log_p, work.ignore_index
-    ).view(logits.shape)
+        logits,
+        problem.target,
+        problem.scale,
+        problem.bias,
+        log_p,
+        lse,
+        (slope * gradient).neg_(),
+        int(problem.ignore_index),
+    ).view(shape)
 
 
-def losses(logits: Tensor, work: Work, mean: Mean | None) -> Tensor:
-    """The losses of positions (N, d…), or their mean, around an op that Inductor does not open."""
-    flat, target = _flat(logits, work)
-    log_p, _ = op(flat, target, *work.edit, work.ignore_index)
-    ignored, index, share = _shares(work, target)
-    rows = work.tail.value(log_p, work.parameter_of(index))
-    rows = (rows if share is None else scaled(share, rows)).view(work.target.shape)
-    return reduced(rows, mean, share, ignored)
+def losses(logits: Tensor, problem: SoftmaxProblem, reduction: Reduction) -> Tensor:
+    """The losses of positions (N, d…), reduced, around an op that Inductor does not open."""
+    shape = problem.target.shape
+    logits, problem = _with_places(logits, problem)
+    edit = problem.scale, problem.bias, problem.margin
+    log_p, _ = op(logits, problem.target, *edit, int(problem.ignore_index))
+    _, index, share = _shares(problem)
+    rows = problem.tail.value(log_p, problem.parameter_of(index))
+    rows = (rows if share is None else scaled(share, rows)).view(shape)
+    return reduction(rows, problem, share)[0]
 
 
-def _shares(work: Work, target: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+def _shares(problem: SoftmaxProblem) -> tuple[Tensor, Tensor, Tensor | None]:
     """Which positions (N, S) are ignored, their classes, 0 where ignored, and what they count."""
-    ignored = target == work.ignore_index
-    index = target.masked_fill(ignored, 0)
-    samples = work.sample_weight
-    samples = None if samples is None else samples.reshape(target.shape)
-    return ignored, index, work.share(index, ignored, samples)
+    ignored = problem.target == problem.ignore_index
+    index = problem.target.masked_fill(ignored, 0)
+    return ignored, index, problem.share(index, ignored)
 
 
-def _flat(logits: Tensor, work: Work) -> tuple[Tensor, Tensor]:
-    """(N, C, S) and (N, S): views where the strides allow it, copies elsewhere."""
-    if logits.ndim == 2:
-        return logits.unsqueeze(2), work.target.unsqueeze(1)
-    return logits.flatten(2), work.target.flatten(1)
+def _with_places(logits: Tensor, problem: SoftmaxProblem) -> tuple[Tensor, SoftmaxProblem]:
+    """Logits (N, C, S), and the problem of (N, S); copies where the strides allow no views."""
+    if logits.ndim > 2:
+        return problem.flat(logits)
+    samples = problem.sample_weight
+    samples = None if samples is None else samples.unsqueeze(1)
+    return logits.unsqueeze(2), problem.at(problem.target.unsqueeze(1), samples)
 
 
 def _lanes_along_memory(logits: Tensor) -> Tensor:

@@ -2,12 +2,11 @@
 
 With ``exp2``, the fastest exponential that torch has:
 
-    x = log2(e) · edit(logits),   e = 2^x,   o = Σ_{c ≠ y} e_c,   log p_y = −ln(1 + o / e_y)
+    x = log2(e) · edited logits,   e = 2^x,   o = Σ_{c ≠ y} e_c,   log p_y = −ln(1 + o / e_y)
 
-With h, the tail's derivative by −log p, the gradient is ``share · h · p_c`` for c ≠ y, and
-``−share · h · (1 − p_y)`` for the target: e with −o in the target's place, times
-``share · h / (o + e_y)``. The target's own e is kept out of the sum so that a p_y near 1 loses no
-digit.
+The gradient is ``share · slope · p_c`` for c ≠ y, and ``−share · slope · (1 − p_y)`` for the
+target: e with −o in the target's place, times the factor ``share · slope / (o + e_y)``. The
+target's own e is kept out of the sum so that a p_y near 1 loses no digit.
 
 To subtract the largest logit first, as one usually does, costs as much as the rest. It is needed
 only where the sums leave the range that a float32 carries with ease, which they show themselves:
@@ -19,9 +18,9 @@ import math
 import torch
 from torch import Tensor
 
-from steelyard.ops.edit import Edit, along_classes
-from steelyard.ops.tiles import Tile
-from steelyard.ops.work import Work
+from steelyard.ops.cpu.walk import Arithmetic, Room
+from steelyard.ops.problem import along_classes
+from steelyard.ops.softmax import SoftmaxProblem
 
 LOG2E = math.log2(math.e)
 
@@ -30,44 +29,49 @@ LOG2E = math.log2(math.e)
 LOW, HIGH = 2.0**-60, 2.0**60
 
 
-def losses(work: Work, tile: Tile) -> tuple[Tensor, Tensor]:
-    """The losses and the shares of a tile's positions; what they need is left in the tile."""
-    e, factor = tile.e, tile.factor
-    ignored = tile.target == work.ignore_index
-    index = tile.target.masked_fill(ignored, 0)
-    share = work.share(index, ignored, tile.sample_weight)
+def losses(problem: SoftmaxProblem, logits: Tensor, room: Room) -> tuple[Tensor, Tensor]:
+    """The losses and the shares of a tile's positions, and its gradient in the room."""
+    e, factor = room.gradient, room.factor
+    ignored = problem.target == problem.ignore_index
+    index = problem.target.masked_fill(ignored, 0)
+    share = problem.share(index, ignored)
     if share is None:
         share = ignored.logical_not().to(e.dtype)
     own = index.unsqueeze(1)
-    others, total, log_p = _exponentials(work.edit, tile.logits, own, ignored, share, e)
-    parameter = work.parameter_of(index)
+    others, total, log_p = _exponentials(problem, logits, own, ignored, share, e)
+    parameter = problem.parameter_of(index)
     if factor is None:
-        return work.tail.value(log_p, parameter).mul_(share), share
+        return problem.tail.value(log_p, parameter).mul_(share), share
     torch.div(share, total, out=factor)
     e.scatter_(1, own, others.neg_().unsqueeze(1))
-    if work.edit.scale is not None:
-        e.mul_(along_classes(work.edit.scale, e))
+    if problem.scale is not None:
+        e.mul_(along_classes(problem.scale, e))
     del ignored, index, own, others, total  # much beside few classes, and the tail takes more
-    value, pull = work.tail.both(log_p, parameter)
-    factor.mul_(pull)
+    value, slope = problem.tail.with_slope(log_p, parameter)
+    factor.mul_(slope)
     return value.mul_(share), share
 
 
 def _exponentials(
-    edit: Edit, logits: Tensor, own: Tensor, ignored: Tensor, share: Tensor, e: Tensor
+    problem: SoftmaxProblem,
+    logits: Tensor,
+    own: Tensor,
+    ignored: Tensor,
+    share: Tensor,
+    e: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fill ``e``, with 0 for the target; the sums without and with the target, and log p of it."""
-    edited(edit, LOG2E, logits, own, e)
+    edited(problem, LOG2E, logits, own, e)
     others, e_y = _sums(e, own)
     sound = _in_range(e_y, others)
     if not sound:
         # Whatever ignored positions hold; it may be all that was wrong, and no other may feel it.
-        edited(edit, LOG2E, logits, own, e).masked_fill_(ignored.unsqueeze(1), 0)
+        edited(problem, LOG2E, logits, own, e).masked_fill_(ignored.unsqueeze(1), 0)
         others, e_y = _sums(e, own)
         sound = _in_range(e_y, others)
     if sound:
         return others, others + e_y, (others / e_y).log1p_().neg_()
-    x = edited(edit, 1.0, logits, own, e).masked_fill_(ignored.unsqueeze(1), 0)
+    x = edited(problem, 1.0, logits, own, e).masked_fill_(ignored.unsqueeze(1), 0)
     x.sub_(x.amax(1, keepdim=True))
     x_y = x.gather(1, own).squeeze(1)
     others, e_y = _sums(x.mul_(LOG2E), own)
@@ -91,15 +95,26 @@ def _sums(x: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
     return e.sum(1), e_y.squeeze(1)
 
 
-def edited(edit: Edit, unit: float, logits: Tensor, own: Tensor, out: Tensor) -> Tensor:
-    """``unit · edit(logits)`` in ``out``, for the target classes ``own`` (n, 1) or (n, 1, s)."""
-    scale = unit if edit.scale is None else along_classes(edit.scale, out) * unit
+def edited(
+    problem: SoftmaxProblem, unit: float, logits: Tensor, own: Tensor | None, out: Tensor
+) -> Tensor:
+    """``unit`` times the edited logits, in ``out``.
+
+    The target classes ``own`` are (n, 1) or (n, 1, s); None for a target of probabilities.
+    """
+    scale = unit if problem.scale is None else along_classes(problem.scale, out) * unit
     if logits.dtype == out.dtype:
         x = torch.mul(logits, scale, out=out)
     else:
         x = out.copy_(logits).mul_(scale)
-    if edit.bias is not None:
-        x.add_(along_classes(edit.bias, out), alpha=unit)
-    if edit.margin is not None:
-        x.scatter_add_(1, own, edit.margin[own] * -unit)
+    if problem.bias is not None:
+        x.add_(along_classes(problem.bias, out), alpha=unit)
+    if problem.margin is not None:
+        if own is None:
+            x.addcmul_(along_classes(problem.margin, x), problem.target, value=-unit)
+        else:
+            x.scatter_add_(1, own, problem.margin[own] * -unit)
     return x
+
+
+ARITHMETIC = Arithmetic(losses)

@@ -1,0 +1,1 @@
+"""The CUDA engine: Triton's kernels, and what launches them."""

@@ -1,0 +1,254 @@
+"""Who does the work, and why; and the one node of the graph in which a fast engine does it."""
+
+import functools
+import importlib.util
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from steelyard.ops import compat, graph, reference
+from steelyard.ops.cpu import small, tiles
+from steelyard.ops.problem import Problem, Reduction
+from steelyard.ops.softmax import SoftmaxProblem
+
+ENGINES = ("auto", "reference", "blocked", "triton")
+
+_DEVICES = {"pytorch": "cpu", "blocked": "cpu", "triton": "cuda"}
+_IN_A_GRAPH = "the call is part of a graph that is being compiled"
+
+
+class Engine(Protocol):
+    """A fast engine: a module with these two functions."""
+
+    def forward(
+        self, logits: Tensor, problem: Any, reduction: Reduction, differentiate: bool
+    ) -> tuple[Tensor, Tensor | float | None, Any]:
+        """The losses, reduced; the divisor of a mean; and whatever backward is to have."""
+
+    def backward(self, logits: Tensor, problem: Any, kept: Any, gradient: Tensor) -> Tensor:
+        """The gradient by the logits, for that by the losses, 0-dimensional or of their shape.
+
+        ``kept`` is what forward left, or None the second time: a gradient may have taken its place.
+        """
+
+
+class EngineChoice(NamedTuple):
+    """Which engine does the work, and why."""
+
+    engine: str
+    reason: str
+
+
+def losses(
+    logits: Tensor, problem: Problem, engine: str = "auto", reduction: Reduction | None = None
+) -> Tensor:
+    """The losses of a problem, by whichever engine can do it fastest.
+
+    Args:
+        logits: (N, C, d…), floating.
+        problem: what is to be done.
+        engine: which engine is to do it.
+        reduction: what becomes of the losses; None leaves them as they are.
+
+    Returns:
+        One loss per position (N, d…) or per cell (N, C, d…), or a 0-d tensor; in at least float32.
+    """
+    if reduction is None:
+        reduction = Reduction("none")
+    if logits.ndim > 2 and logits.stride(1) == 1:
+        # Classes are innermost (channels_last, or a transposed (N, T, C)): these are rows already,
+        # and taken as rows the gradient keeps the memory format of the logits.
+        flat = losses(*problem.as_rows(logits), engine, reduction)
+        if reduction.kind != "none":
+            return flat
+        places = logits.movedim(1, -1).shape[:-1]
+        return flat.view(*places, -1).movedim(-1, 1) if problem.per_cell else flat.view(places)
+    tensors = problem.tensors
+    if isinstance(reduction.over, Tensor):
+        tensors = (*tensors, reduction.over)
+    chosen = choose_engine(engine, logits, problem, tensors).engine
+    if chosen == "reference":
+        return reference.losses(logits, problem, reduction)
+    if chosen == "graph":
+        return graph.losses(logits, problem, reduction)
+    if chosen == "triton":
+        from steelyard.ops.cuda import launch  # never imported where it is not used
+
+        if torch.compiler.is_compiling():
+            return launch.losses(logits, problem, reduction)  # type: ignore[arg-type]
+        module: Engine = launch
+    elif chosen == "pytorch" and not small.may_poison(logits):
+        value = small.plain(logits, problem, reduction)  # type: ignore[arg-type]
+        if value is not None:
+            return value
+        module = small
+    else:
+        module = tiles
+    if logits.requires_grad and torch.is_grad_enabled():
+        return _Losses.apply(logits, problem, module, reduction, tensors)  # type: ignore[no-untyped-call, no-any-return]
+    return module.forward(logits, problem, reduction, False)[0]
+
+
+class _Losses(torch.autograd.Function):
+    """An engine's forward and backward, weights, tail and reduction in them.
+
+    As nodes of their own these would cost a small problem more than all of its arithmetic, and a
+    large one of few classes more memory than its logits.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        problem: Problem,
+        engine: Engine,
+        reduction: Reduction,
+        tensors: tuple[Tensor, ...],
+    ) -> Tensor:
+        value, ctx.divisor, ctx.kept = engine.forward(logits, problem, reduction, True)
+        # All of them, so that PyTorch tells if one was changed in between.
+        ctx.save_for_backward(logits, *tensors)
+        ctx.problem, ctx.engine, ctx.reduction = problem, engine, reduction
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        logits = ctx.saved_tensors[0]
+        if torch.is_grad_enabled() or compat.is_batched(gradient):
+            # create_graph, or many gradients at once: the definition has derivatives of every order
+            create_graph = torch.is_grad_enabled()
+            with torch.enable_grad():
+                value = reference.losses(logits, ctx.problem, ctx.reduction)
+            result = torch.autograd.grad(value, logits, gradient, create_graph=create_graph)[0]
+        else:
+            if ctx.divisor is not None:
+                gradient = gradient / ctx.divisor
+            # Let go of it: autograd clones a gradient that something else holds.
+            kept, ctx.kept = ctx.kept, None
+            result = ctx.engine.backward(logits, ctx.problem, kept, gradient)
+        return result, None, None, None, None
+
+
+def choose_engine(
+    engine: str, logits: Tensor, problem: Problem, tensors: tuple[Tensor, ...] = ()
+) -> EngineChoice:
+    """The engine that a loss uses for these logits.
+
+    Args:
+        engine: "auto", or the engine that was asked for.
+        logits: (N, C, d…), floating.
+        problem: what is to be done.
+        tensors: every other tensor that takes part.
+
+    Returns:
+        The engine's name and the reason in words.
+
+    Raises:
+        RuntimeError: the engine that was asked for cannot do this.
+    """
+    if engine == "reference":
+        return EngineChoice(engine, "asked for by name")
+    in_a_graph = torch.compiler.is_dynamo_compiling()
+    anyone = _obstacle(logits, tensors, in_a_graph)
+    if engine != "auto":
+        obstacle = anyone or _obstacle_to(engine, logits, problem, in_a_graph)
+        if obstacle is None:
+            return EngineChoice(engine, "asked for by name")
+        raise RuntimeError(
+            f"engine={engine!r} cannot do this: {obstacle}. engine='auto' takes the fastest that "
+            "can, engine='reference' does everything"
+        )
+    if logits.is_cuda:
+        names = ("triton", "graph") if in_a_graph else ("triton",)
+    else:
+        names = ("graph",) if in_a_graph else ("pytorch", "blocked")
+    for name in names:
+        obstacle = anyone or _obstacle_to(name, logits, problem, in_a_graph)
+        if obstacle is None:
+            return EngineChoice(name, _reason(name, logits))
+    return EngineChoice("reference", f"{name} cannot: {obstacle}")
+
+
+def _reason(name: str, logits: Tensor) -> str:
+    if name == "graph":
+        return _IN_A_GRAPH
+    if name == "pytorch":
+        return "so few logits on the CPU take PyTorch's own kernels, in as few calls as can be"
+    return f"the logits are on {_place(logits)}"
+
+
+def _obstacle(logits: Tensor, tensors: tuple[Tensor, ...], in_a_graph: bool) -> str | None:
+    """Why no fast engine can do it, if none can."""
+    # What is not Dynamo cannot be asked by Dynamo. An exported program is to run without us.
+    if torch.compiler.is_exporting() or (
+        not in_a_graph and (torch.compiler.is_compiling() or compat.is_traced())
+    ):
+        return "the call is traced into a graph, where the plain formula fuses"
+    if (lacking := compat.lacking()) is not None:
+        return f"this torch ({torch.__version__}) lacks {lacking}, by which it would know if it may"
+    if compat.is_transformed():
+        return "a torch.func transform is active"
+    for other in tensors:
+        if other.requires_grad:
+            return "it differentiates by the logits alone, and another argument requires a gradient"
+    if in_a_graph:
+        return None
+    if compat.is_watched():
+        return "a dispatch mode watches every operation"
+    for tensor in (logits, *tensors):
+        if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
+            return "the logits, or another argument, are not a plain tensor"
+        if compat.has_tangent(tensor):
+            return "forward-mode differentiation is active"
+    return None
+
+
+def _obstacle_to(name: str, logits: Tensor, problem: Problem, in_a_graph: bool) -> str | None:
+    """Why this fast engine cannot do it, if it cannot."""
+    if name == "graph":
+        return graph.obstacle(problem)
+    if in_a_graph and name != "triton":
+        return _IN_A_GRAPH
+    if logits.device.type != _DEVICES[name]:
+        where = "CUDA" if name == "triton" else "the CPU"
+        return f"the logits are on {_place(logits)}, and it works on {where}"
+    if name == "pytorch":
+        return small.obstacle(logits, problem)
+    if name == "blocked":
+        return tiles.obstacle(problem)
+    return _obstacle_to_triton(logits, problem)
+
+
+def _obstacle_to_triton(logits: Tensor, problem: Problem) -> str | None:
+    if not isinstance(problem, SoftmaxProblem):
+        return f"it has no kernel for a {type(problem).__name__}"
+    if problem.all_classes:
+        return "smoothing and probabilities need log p of all classes, and it takes one target"
+    if logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"the logits are {logits.dtype}, and it takes float32, bfloat16 and float16"
+    return _obstacle_of_machine(logits.device)
+
+
+def _obstacle_of_machine(device: torch.device) -> str | None:
+    return _looked_up(device)
+
+
+# torch.compile is to ask rather than to trace how it is found out.
+compat.mark_constant(_obstacle_of_machine)
+
+
+@functools.cache
+def _looked_up(device: torch.device) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed: pip install triton"
+    if torch.version.hip is not None:
+        return "this torch is built for ROCm, on which it was never tried"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        return f"{device} has compute capability {major}.{minor}, and it needs 8.0"
+    return None
+
+
+def _place(logits: Tensor) -> str:
+    return "the CPU" if logits.device.type == "cpu" else str(logits.device)
