@@ -143,6 +143,31 @@ def edits() -> tuple[Figure, str]:
     return figure, "Gradient of the losses that know class counts, common class and rare class"
 
 
+def cells() -> tuple[Figure, str]:
+    """The sigmoid losses: what a label that is there costs, and one that is not."""
+    figure, axes = panels(2, 2, 7.2, 4.6, sharex=True)
+    for column, there in enumerate((1.0, 0.0)):
+        for name, loss, options in (
+            ("binary cross-entropy", sy.bce_with_logits_loss, {}),
+            ("focal, γ = 2", sy.sigmoid_focal_loss, {"gamma": 2}),
+            ("asymmetric", sy.asymmetric_loss, {}),
+            ("Poly-1, ε = 1", sy.sigmoid_poly_loss, {"epsilon": 1}),
+            ("Hill", sy.hill_loss, {}),
+        ):
+            logits = torch.logit(CHANCES).unsqueeze(1).requires_grad_()
+            target = torch.full_like(logits, there)
+            values = loss(logits, target, reduction="none", **options)
+            (gradient,) = torch.autograd.grad(values.sum(), logits)
+            axes[column].plot(CHANCES, values.detach(), label=None if column else name)
+            axes[2 + column].plot(CHANCES, gradient.abs())
+        axes[column].set(title=f"Loss: the label is {'there' if there else 'not there'}")
+        axes[column].set_ylim(0, 4)
+        axes[2 + column].set(title="Size of the gradient", xlabel="probability of the label, p")
+        axes[2 + column].set_ylim(0, 1.6)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8)
+    return figure, "Loss and gradient of the sigmoid losses against the probability of the label"
+
+
 # Two clouds of points, and where each loss draws the line.
 
 
@@ -293,7 +318,8 @@ def speed() -> tuple[Figure, str]:
 
 
 PICTURES: dict[str, Callable[[], tuple[Figure, str]]] = {
-    picture.__name__: picture for picture in (tails, edits, boundaries, weights, threshold, speed)
+    picture.__name__: picture
+    for picture in (tails, edits, cells, boundaries, weights, threshold, speed)
 }
 
 
