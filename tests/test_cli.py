@@ -18,7 +18,7 @@ import torch
 
 import steelyard as sy
 from steelyard.cli import losses_by_name, main
-from steelyard.compare.command import default_folder
+from steelyard.compare.tables.command import default_folder
 
 QUICK = ["--seeds", "1", "--draws", "1", "--epochs", "1", "--hidden", "4"]
 
@@ -83,7 +83,7 @@ def test_compare_adds_the_baselines(table, tmp_path, capsys):
 def test_a_finished_study_is_read_not_trained_again(table, tmp_path, capsys, monkeypatch):
     arguments = ("compare", table, "--target", "y", "--out", tmp_path / "out", *QUICK)
     _, first, _ = run(capsys, *arguments)
-    monkeypatch.setattr("steelyard.compare.runner.timed_group", None)
+    monkeypatch.setattr("steelyard.compare.tables.runner.timed_group", None)
     code, second, said = run(capsys, *arguments)
     assert (code, second, said) == (0, first, "")
 
@@ -130,7 +130,7 @@ def test_the_same_file_under_another_name_is_the_same_study(table, tmp_path, cap
     arguments = ("--target", "y", "--out", tmp_path / "out", *QUICK, "--json")
     _, first, _ = run(capsys, "compare", table, *arguments)
     other = table.rename(tmp_path / "other.csv")
-    monkeypatch.setattr("steelyard.compare.runner.timed_group", None)
+    monkeypatch.setattr("steelyard.compare.tables.runner.timed_group", None)
     code, second, said = run(capsys, "compare", other, *arguments)
     assert (code, said) == (0, "")
     assert second == first.replace("table.csv", "other.csv")
@@ -162,7 +162,9 @@ def test_a_finished_study_is_shown_from_a_disk_that_cannot_be_written(
     database.close()
     (tmp_path / "out/results.json").unlink()
     with monkeypatch.context() as patched:
-        patched.setattr("steelyard.compare.runner.timed_group", None)  # nothing is trained in vain
+        patched.setattr(
+            "steelyard.compare.tables.runner.timed_group", None
+        )  # nothing is trained in vain
         read_only(patched)
         code, printed, said = run(capsys, *arguments)
     assert (code, printed) == (2, "")
@@ -175,7 +177,7 @@ def test_the_answer_is_shown_even_where_no_file_can_be_written(
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("steelyard.compare.api.write_atomically", full)
+    monkeypatch.setattr("steelyard.compare.comparison.write_atomically", full)
     code, printed, said = run(
         capsys, "compare", table, "--target", "y", "--out", tmp_path / "out", *QUICK
     )
@@ -258,7 +260,7 @@ def test_interrupted_it_says_how_to_resume(table, tmp_path, capsys, monkeypatch)
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("steelyard.compare.runner.timed_group", interrupt)
+    monkeypatch.setattr("steelyard.compare.tables.runner.timed_group", interrupt)
     out = tmp_path / "out"
     arguments = ["compare", str(table), "--target", "y", "--out", str(out), *QUICK]
     monkeypatch.setattr(sys, "argv", ["steelyard", *arguments])

@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from steelyard.compare import cluster as cluster_module
-from steelyard.compare.data import load_digits
-from steelyard.compare.runner import Silence, run_study
-from steelyard.compare.study import Study, StudyError
+from steelyard.compare.study import StudyError
+from steelyard.compare.tables.data import load_digits
+from steelyard.compare.tables.runner import Silence, run_study
+from steelyard.compare.tables.study import Study
 
 # Six groups: one for each seed.
 STUDY = Study(("cross-entropy", "post-hoc", "focal"), seeds=6, draws=2, epochs=4, hidden=8, group=6)

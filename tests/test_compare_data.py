@@ -8,9 +8,10 @@ import polars as pl
 import pytest
 import torch
 
-from steelyard.compare.data import from_any, from_arrays, load, load_digits
-from steelyard.compare.prepare import Split, prepare, split_rows
 from steelyard.compare.study import StudyError
+from steelyard.compare.tables.data import from_any, from_arrays, load, load_digits
+from steelyard.compare.tables.prepare import prepare
+from steelyard.compare.tables.splits import Split, split_rows
 
 
 def mixed_table(n=400):

@@ -9,14 +9,14 @@ from steelyard.compare.candidates import (
     ALWAYS,
     CANDIDATES,
     DEFAULT,
-    SHARED,
+    build_loss,
     candidate,
     choose,
-    draw_trials,
     python_lines,
 )
-from steelyard.compare.objective import build_loss
-from steelyard.compare.study import Range, Study, StudyError
+from steelyard.compare.study import Range, StudyError
+from steelyard.compare.tables.draws import SHARED, draw_trials
+from steelyard.compare.tables.study import Study
 
 
 def test_every_public_loss_is_a_candidate():

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from steelyard.compare.data import count_column, load
-from steelyard.compare.files import existing
 from steelyard.compare.study import StudyError
+from steelyard.compare.tables.data import count_column, load
+from steelyard.compare.tables.files import existing
 
 PATTERNS = ["data[1]", "x*", "q?", "{a,b}", "~", "**", "file:", "a b'\"", "y=3", "é%20"]
 

@@ -8,10 +8,10 @@ import pytest
 
 from steelyard import compare
 from steelyard.compare.candidates import DEFAULT
-from steelyard.compare.data import from_any
-from steelyard.compare.prepare import split_rows
 from steelyard.compare.scores import TITLES
 from steelyard.compare.study import SELECTABLE
+from steelyard.compare.tables.data import from_any
+from steelyard.compare.tables.splits import split_rows
 
 QUICK = {"seeds": 2, "draws": 2, "epochs": 3, "hidden": 8}
 
@@ -102,7 +102,9 @@ def test_a_notebook_gets_an_object(study, tmp_path):
 def test_a_study_in_a_folder_resumes_and_leaves_results(tmp_path, study, monkeypatch):
     found = compare.run(*blobs([120, 30, 6]), out=tmp_path, **QUICK)
     assert json.loads((tmp_path / "results.json").read_text()) == found.results
-    monkeypatch.setattr("steelyard.compare.runner.timed_group", None)  # nothing is trained again
+    monkeypatch.setattr(
+        "steelyard.compare.tables.runner.timed_group", None
+    )  # nothing is trained again
     again = compare.run(*blobs([120, 30, 6]), out=tmp_path, **QUICK)
     assert again.results == found.results
 
@@ -156,7 +158,7 @@ def test_the_stack_is_at_least_four_times_faster_than_one_by_one():
     import test_compare_train as plain
     import torch
 
-    from steelyard.compare.candidates import draw_trials
+    from steelyard.compare.tables.draws import draw_trials
 
     names = [name for name in DEFAULT if name != "post-hoc"]
     settings = {"HIDDEN": 64, "DRAWS": 8}

@@ -96,7 +96,7 @@ def test_the_database_names_its_tables(tmp_path):
 DRIVER = """
 import os, random, signal, sys, time
 import skrub, sklearn.datasets, statsmodels.stats.multitest
-import steelyard.compare.command, steelyard.report
+import steelyard.compare.tables.command, steelyard.report
 from steelyard.cli import main
 
 # One group for each of sixteen seeds, a tenth of a second each.

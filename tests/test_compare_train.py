@@ -8,15 +8,17 @@ import torch
 from torch import nn
 
 import steelyard as sy
-from steelyard.compare import group as room
-from steelyard.compare.candidates import CANDIDATES, candidate, draw_trials
-from steelyard.compare.data import load_digits
-from steelyard.compare.group import Group, choose_draw, plan_groups, run_group
-from steelyard.compare.network import Networks
-from steelyard.compare.objective import Objective, build_loss, stack_order
-from steelyard.compare.prepare import prepare
-from steelyard.compare.study import Study
-from steelyard.compare.train import AdamW, Plan, Rows, batch_size_for, rate_factor, train
+from steelyard.compare.candidates import CANDIDATES, build_loss, candidate
+from steelyard.compare.tables import drawn, groups
+from steelyard.compare.tables.cells import Choice
+from steelyard.compare.tables.data import load_digits
+from steelyard.compare.tables.draws import draw_trials
+from steelyard.compare.tables.groups import Group, plan_groups, run_group
+from steelyard.compare.tables.objective import Objective, stack_order
+from steelyard.compare.tables.prepare import prepare
+from steelyard.compare.tables.stack import Networks
+from steelyard.compare.tables.study import Study
+from steelyard.compare.tables.train import AdamW, Plan, Rows, batch_size_for, rate_factor, train
 
 NAMES = [item.name for item in CANDIDATES if not item.post_hoc]
 DIGITS = load_digits()
@@ -213,11 +215,15 @@ def test_post_hoc_is_the_baseline_with_its_logits_adjusted():
 
 
 def test_a_diverged_draw_is_never_chosen_however_well_it_validated():
-    scores = np.array([0.5, 0.9, 0.7, 0.7])
-    assert choose_draw(scores, np.array([True, False, True, True])) == 2
-    assert choose_draw(scores, np.array([True, False, False, False])) == 0
-    assert choose_draw(np.array([math.nan, math.inf, -1.0]), np.array([False, False, True])) == 2
-    assert choose_draw(scores, np.zeros(4, dtype=bool)) is None
+    def best(scores, finite):
+        scores, finite = np.array(scores), np.array(finite, dtype=bool)
+        return Choice([], [], scores, scores, finite).best()
+
+    scores = [0.5, 0.9, 0.7, 0.7]
+    assert best(scores, [1, 0, 1, 1]) == 2
+    assert best(scores, [1, 0, 0, 0]) == 0
+    assert best([math.nan, math.inf, -1.0], [0, 0, 1]) == 2
+    assert best(scores, [0, 0, 0, 0]) is None
 
 
 @pytest.mark.parametrize("broken", ["loss", "score", "parameter"])
@@ -227,20 +233,21 @@ def test_a_draw_with_one_number_that_is_not_finite_is_not_chosen(monkeypatch, br
     group = Group((0,), study.losses)
     sound = run_group(DIGITS, study, group)
     best = sound[0]["chosen"]
-    before = room._Stack.train
+    before = groups.train_stack
 
-    def spoil(stack, advance):
-        before(stack, advance)
-        place = next(i for i, trial in enumerate(stack.trials[0]) if trial.draw == best)
+    def spoilt(*arguments):
+        trained = before(*arguments)
+        place = trained.drawn.places(0, "cross-entropy")[best]
         if broken == "loss":
-            stack.curves.losses[-1][0, place] = math.inf
+            trained.curves.losses[-1][0, place] = math.inf
         elif broken == "score":
-            stack.curves.scores[-1][0, place] = math.nan
+            trained.curves.scores[-1][0, place] = math.nan
         else:
-            stack.networks.parameters.head_bias.data[0, place, 0] = -math.inf
+            trained.networks.parameters.head_bias.data[0, place, 0] = -math.inf
+        return trained
 
-    monkeypatch.setattr(room._Stack, "train", spoil)
-    for cell in run_group(DIGITS, study, group)[: 1 if broken == "score" else 2]:
+    monkeypatch.setattr(groups, "train_stack", spoilt)
+    for cell in run_group(DIGITS, study, group):
         assert cell["chosen"] == 1 - best
         assert cell["trials"][best]["status"] == "failed"
         assert cell["trials"][1 - best]["status"] == "done"
@@ -252,7 +259,7 @@ def test_a_diverged_draw_is_kept_with_its_reason_and_never_chosen(monkeypatch):
         trials[0].options["learning_rate"] = math.nan
         return trials
 
-    monkeypatch.setattr(room, "draw_trials", wild)
+    monkeypatch.setattr(drawn, "draw_trials", wild)
     study = Study(("cross-entropy", "focal"), seeds=1, draws=2, epochs=1)
     cell, other = run_group(DIGITS, study, Group((0,), study.losses))
     assert cell["trials"][0]["status"] == "failed"

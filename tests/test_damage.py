@@ -12,11 +12,12 @@ from studies import study
 
 from steelyard._results import read_results
 from steelyard.cli import main
-from steelyard.compare.console import PlainLines
-from steelyard.compare.data import load_digits
-from steelyard.compare.runner import run_study
 from steelyard.compare.store import FILE, Store
-from steelyard.compare.study import Study, StudyError
+from steelyard.compare.study import StudyError
+from steelyard.compare.tables.data import load_digits
+from steelyard.compare.tables.progress import PlainLines
+from steelyard.compare.tables.runner import run_study
+from steelyard.compare.tables.study import Study
 from steelyard.report import render
 
 OTHERS = [

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 BASELINE = "cross-entropy"
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -74,7 +74,17 @@ class FailedCell(TypedDict):
     reason: str
 
 
-class DoneCell(TypedDict):
+class Judged(TypedDict):
+    """What one network's test rows say of it; recall and precision per class."""
+
+    scores: dict[str, Maybe]
+    recall: list[Maybe]
+    precision: list[Maybe]
+    confusion: list[list[Count]]
+    reliability: Reliability
+
+
+class DoneCell(Judged):
     """A candidate on a seed: its trials, and the chosen one's scores on the test rows."""
 
     seed: int
@@ -83,11 +93,6 @@ class DoneCell(TypedDict):
     status: Literal["done"]
     reason: None
     chosen: Count
-    scores: dict[str, Maybe]
-    recall: list[Maybe]
-    precision: list[Maybe]
-    confusion: list[list[Count]]
-    reliability: Reliability
     curve: Curve
 
 

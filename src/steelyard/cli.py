@@ -14,7 +14,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -185,9 +185,9 @@ def _add_compare(commands: Commands) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from steelyard.compare.api import write_results
-    from steelyard.compare.command import run_command, show
+    from steelyard.compare.comparison import write_results
     from steelyard.compare.study import StudyError
+    from steelyard.compare.tables.command import run_command, show
 
     try:
         results, folder = run_command(options)
@@ -216,7 +216,7 @@ def _add_weights(commands: Commands) -> None:
 
 def _weights(options: argparse.Namespace) -> None:
     from steelyard.compare.study import StudyError
-    from steelyard.compare.weights import print_weights
+    from steelyard.compare.tables.weights import print_weights
 
     try:
         print_weights(options.data, options.target, as_json=options.json)
@@ -248,7 +248,7 @@ def _report(options: argparse.Namespace) -> None:
         raise UsageError(f"{path} does not hold the results of a study: {error}") from error
 
 
-def _write_page(results: dict[str, Any], folder: Path) -> Path:
+def _write_page(results: Mapping[str, Any], folder: Path) -> Path:
     from steelyard.report import write
 
     page = folder / "report.html"

@@ -6,8 +6,10 @@ terminal. `networks` does the same with your own network, and `trainings` with y
 Needs ``pip install 'steelyard[compare]'``.
 """
 
-from steelyard.compare.api import Comparison, run
-from steelyard.compare.study import Candidate, Study, StudyError
+from steelyard.compare.comparison import Comparison
+from steelyard.compare.study import Candidate, StudyError
+from steelyard.compare.tables.api import run
+from steelyard.compare.tables.study import Study
 from steelyard.compare.training.api import networks, trainings
 from steelyard.compare.training.trial import Trial
 

@@ -1,4 +1,4 @@
-"""The candidates: which losses a study tries, and what each of them may tune.
+"""The candidates: which losses a study tries, what each may tune, and how each is built.
 
 They are listed from the simplest to the most elaborate: among candidates that cannot be told
 apart, a verdict recommends the first.
@@ -7,21 +7,17 @@ apart, a verdict recommends the first.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from scipy.stats import qmc
+import torch
 
+import steelyard as sy
 from steelyard._results import BASELINE
-from steelyard.compare.study import Candidate, Range, StudyError, Trial
+from steelyard.compare.study import Candidate, Range, StudyError
+from steelyard.losses import SoftmaxLoss
 
-# Drawn alike for every candidate: for one seed, draw k has one learning rate, one weight decay
-# and one smoothing, whichever loss it trains.
-SHARED = (
-    Range("learning_rate", 1e-3, 3e-2, 5e-3, "log"),
-    Range("weight_decay", 1e-4, 1e-1, 1e-2, "log"),
-    Range("label_smoothing", 0.0, 0.2, 0.0, "half"),
-)
 _TAU = Range("tau", 0.25, 2.0, 1.0)
 _MARGINS = (Range("max_margin", 0.1, 0.9, 0.5), Range("scale", 10.0, 40.0, 30.0, "log"))
 
@@ -110,27 +106,32 @@ def choose(names: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(item.name for item in CANDIDATES if item.name in wanted)
 
 
-def draw_trials(names: Iterable[str], seed: int, draws: int) -> list[Trial]:
-    """Every trial of one seed: the same number of draws for each candidate.
+def build_loss(
+    candidate: Candidate, options: Mapping[str, float], counts: np.ndarray, start: int
+) -> SoftmaxLoss | sy.DeferredReweighting:
+    """The loss of one trial, as a user would build it.
 
-    The draws are the points of a scrambled Halton sequence, which fills the space evenly for
-    any number of draws. Its first columns are learning rate, weight decay and smoothing, so
-    these agree across candidates. Draw 0 is not a point of the sequence: it is the defaults.
+    Args:
+        candidate: which loss.
+        options: one draw; learning rate and weight decay are not the loss's and are passed over.
+        counts: rows of each class in the training split.
+        start: the epoch from which deferred weights count.
     """
-    chosen = [candidate(name) for name in names]
-    columns = len(SHARED) + max(len(item.space) for item in chosen)
-    points = qmc.Halton(columns, rng=np.random.default_rng([seed, 1])).random(max(draws - 1, 1))
-    return [
-        Trial(item.name, seed, k, _options((*SHARED, *item.space), points, k))
-        for item in chosen
-        for k in range(draws)
-    ]
-
-
-def _options(space: Sequence[Range], points: np.ndarray, k: int) -> dict[str, float]:
-    if k == 0:
-        return {item.name: item.default for item in space}
-    return {item.name: item.at(float(points[k - 1, j])) for j, item in enumerate(space)}
+    keywords: dict[str, Any] = {"label_smoothing": options["label_smoothing"]}
+    for item in candidate.space:
+        if item.name == "power":
+            keywords["weight"] = sy.class_weights(
+                counts, "power", power=options["power"], dtype=torch.float64
+            )
+        elif not candidate.post_hoc:
+            keywords[item.name] = options[item.name]
+    if candidate.counts:
+        keywords["class_counts"] = counts
+    loss: SoftmaxLoss = getattr(sy, candidate.loss)(**keywords)
+    if not candidate.deferred:
+        return loss
+    weight = sy.class_weights(counts, "effective", dtype=torch.float64)
+    return sy.DeferredReweighting(loss, weight, start)
 
 
 def python_lines(item: Candidate, options: Mapping[str, float]) -> str:

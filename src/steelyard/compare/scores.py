@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from steelyard import metrics
+from steelyard._results import Judged
 from steelyard.classes import ClassCounts
 from steelyard.compare.study import SELECTABLE
 
@@ -32,13 +32,7 @@ SELECTORS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
-    """Counts (S, T, C, C), true class by predicted class, of logits (S, T, C, B)."""
-    guess = logits.argmax(2)  # (S, T, B)
-    return metrics.confusion_matrix(guess, labels.unsqueeze(1), logits.shape[2])
-
-
-def score_predictions(logits: Tensor, labels: Tensor, counts: np.ndarray) -> dict[str, Any]:
+def score_predictions(logits: Tensor, labels: Tensor, counts: np.ndarray) -> Judged:
     """Everything a cell records of one network on its test rows.
 
     Args:
@@ -48,11 +42,15 @@ def score_predictions(logits: Tensor, labels: Tensor, counts: np.ndarray) -> dic
     """
     groups = ClassCounts(torch.from_numpy(counts)).groups()
     scores, confusion, reliability = metrics.evaluate(logits, labels, groups)
-    numbers = scores.to_dict()
+    numbers, bins = scores.to_dict(), reliability.to_dict()
     return {
         "scores": {name: numbers[name] for name in TITLES},
         "recall": numbers["recall"],
         "precision": numbers["precision"],
         "confusion": confusion.tolist(),
-        "reliability": reliability.to_dict(),
+        "reliability": {
+            "count": bins["count"],
+            "confidence": bins["confidence"],
+            "accuracy": bins["accuracy"],
+        },
     }

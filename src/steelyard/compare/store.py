@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from steelyard._results import read_cell
+from steelyard._results import Cell, read_cell
 from steelyard.compare.study import StudyError
 
 FILE = "study.sqlite"
@@ -121,7 +121,7 @@ class Store:
         with self._explained(), self._database:
             self._database.execute("DELETE FROM took WHERE 0")  # writes nothing, but may it?
 
-    def add(self, cells: Iterable[Mapping[str, Any]], seconds: float) -> None:
+    def add(self, cells: Iterable[Cell], seconds: float) -> None:
         """Write a finished group in one transaction: all of it or nothing."""
         rows = [
             (cell["seed"], cell["candidate"], text, _digest(text))
@@ -132,20 +132,19 @@ class Store:
             self._database.executemany("INSERT OR REPLACE INTO cell VALUES (?, ?, ?, ?)", rows)
             self._database.execute("INSERT INTO took (seconds) VALUES (?)", (seconds,))
 
-    def cells(self) -> dict[tuple[int, str], dict[str, Any]]:
+    def cells(self) -> dict[tuple[int, str], Cell]:
         """Every finished cell by seed and candidate; what cannot be read is told in `damaged`."""
         with self._explained():
             rows = self._database.execute(
                 "SELECT seed, candidate, payload, sha256 FROM cell ORDER BY seed, candidate"
             ).fetchall()
-        found: dict[tuple[int, str], dict[str, Any]] = {}
+        found: dict[tuple[int, str], Cell] = {}
         self.damaged = []
         for seed, name, payload, digest in rows:
             try:
                 if _digest(payload) != digest:
                     raise ValueError("it is not what was written")
-                cell = json.loads(payload)
-                read_cell(cell)
+                cell = read_cell(json.loads(payload))
                 if (cell["seed"], cell["candidate"]) != (seed, name):
                     raise ValueError(f"it is of seed {cell['seed']}, {cell['candidate']!r}")
             except (ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 from statsmodels.stats.multitest import multipletests
 
+from steelyard import _results
 from steelyard.compare.study import MINIMUM_SEEDS
 
 LEVEL = 0.05
@@ -26,6 +27,10 @@ class Interval:
     std: float | None
     low: float | None
     high: float | None
+
+    def to_dict(self) -> _results.Interval:
+        """As results hold it."""
+        return {"mean": self.mean, "std": self.std, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,18 @@ class Comparison:
     p_holm: float | None
     judgement: Judgement
     detectable: float | None
+
+    def to_dict(self) -> _results.Comparison:
+        """As results hold it."""
+        return {
+            "candidate": self.candidate,
+            "seeds": self.seeds,
+            "difference": self.difference.to_dict(),
+            "p": self.p,
+            "p_holm": self.p_holm,
+            "judgement": self.judgement,
+            "detectable": self.detectable,
+        }
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 import steelyard as sy
-from steelyard.compare.api import Comparison, write_results
+from steelyard._results import Results
+from steelyard.compare.comparison import Comparison, write_results
 from steelyard.compare.study import StudyError
 from steelyard.compare.training.carve import checked_groups
 from steelyard.compare.training.methods import choose
@@ -181,7 +182,7 @@ def _run(
     first = Ranks.here(plan.device).first
     shown = watcher(problem, plan, sys.stderr) if progress and first else nullcontext(Silence())
     with shown as watching:
-        results = run_study(
+        found = run_study(
             problem,
             plan,
             facts,
@@ -194,6 +195,7 @@ def _run(
             forks=forks,
             rehearsal=progress,
         )
+    results = cast("Results", found)
     if folder is not None and first:
         write_results(results, folder)
     return Comparison(results)

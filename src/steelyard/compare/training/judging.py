@@ -204,11 +204,11 @@ def _scores(
     test: Predictions, labels: np.ndarray | None, marks: Marks, counts: np.ndarray
 ) -> dict[str, Any]:
     """What a cell holds of its test rows."""
+    found: dict[str, Any]
     if test.logits is not None:
         assert labels is not None
-        found = score_predictions(
-            torch.from_numpy(test.logits.astype(np.float32)), torch.from_numpy(labels), counts
-        )
+        logits = torch.from_numpy(test.logits.astype(np.float32))
+        found = {**score_predictions(logits, torch.from_numpy(labels), counts)}
     else:
         matrix = test.matrix(None)
         hits, true, said = matrix.diagonal(), matrix.sum(1), matrix.sum(0)

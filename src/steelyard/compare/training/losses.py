@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import steelyard as sy
-from steelyard.compare.objective import build_loss
+from steelyard.compare.candidates import build_loss
 from steelyard.compare.study import StudyError
 from steelyard.compare.training.batches import logits_of
 from steelyard.compare.training.methods import Method

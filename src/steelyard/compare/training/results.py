@@ -24,7 +24,7 @@ import numpy as np
 
 from steelyard._results import BASELINE, SCHEMA
 from steelyard.compare.candidates import python_lines
-from steelyard.compare.results import environment
+from steelyard.compare.machine import environment
 from steelyard.compare.scores import LOWER_IS_BETTER
 from steelyard.compare.training.judging import Judge, Judged, titles
 from steelyard.compare.training.methods import Method

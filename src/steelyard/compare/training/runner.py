@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from steelyard.compare.runner import check_backend, check_device
+from steelyard.compare.machine import check_backend, check_device
 from steelyard.compare.study import StudyError
 from steelyard.compare.training.course import Course
 from steelyard.compare.training.judging import Judge, titles

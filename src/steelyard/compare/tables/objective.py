@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,34 +16,6 @@ from steelyard.losses import SoftmaxLoss
 from steelyard.losses.positions import Form, evaluate
 
 _FILL = {"weight": 1.0, "scale": 1.0, "bias": 0.0, "margin": 0.0}  # what an absent vector means
-
-
-def build_loss(
-    candidate: Candidate, options: Mapping[str, float], counts: np.ndarray, start: int
-) -> SoftmaxLoss | sy.DeferredReweighting:
-    """The loss of one trial, as a user would build it.
-
-    Args:
-        candidate: which loss.
-        options: one draw; learning rate and weight decay are not the loss's and are passed over.
-        counts: rows of each class in the training split.
-        start: the epoch from which deferred weights count.
-    """
-    keywords: dict[str, Any] = {"label_smoothing": options["label_smoothing"]}
-    for item in candidate.space:
-        if item.name == "power":
-            keywords["weight"] = sy.class_weights(
-                counts, "power", power=options["power"], dtype=torch.float64
-            )
-        elif not candidate.post_hoc:
-            keywords[item.name] = options[item.name]
-    if candidate.counts:
-        keywords["class_counts"] = counts
-    loss: SoftmaxLoss = getattr(sy, candidate.loss)(**keywords)
-    if not candidate.deferred:
-        return loss
-    weight = sy.class_weights(counts, "effective", dtype=torch.float64)
-    return sy.DeferredReweighting(loss, weight, start)
 
 
 def stack_order(

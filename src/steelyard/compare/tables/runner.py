@@ -1,4 +1,4 @@
-"""A study from data to results: plan, run what is missing, assemble."""
+"""The study of a table from data to results: plan, run what is missing, assemble."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 import steelyard as sy
+from steelyard._results import Cell, Results
 from steelyard._text import printable
-from steelyard.compare.data import Data
-from steelyard.compare.group import Cell, Group, plan_groups, timed_group
-from steelyard.compare.memory import free_memory, in_words
-from steelyard.compare.network import trial_bytes
-from steelyard.compare.prepare import Prepared, prepare
-from steelyard.compare.results import assemble
+from steelyard.compare.machine import check_backend, check_device, free_memory, in_words
 from steelyard.compare.store import Store
-from steelyard.compare.study import Study, StudyError
-from steelyard.compare.train import batch_size_for
+from steelyard.compare.study import StudyError
+from steelyard.compare.tables.data import Data
+from steelyard.compare.tables.groups import Group, plan_groups, timed_group
+from steelyard.compare.tables.prepare import Prepared, prepare
+from steelyard.compare.tables.results import assemble
+from steelyard.compare.tables.stack import trial_bytes
+from steelyard.compare.tables.study import Study
+from steelyard.compare.tables.train import batch_size_for
 
 _LARGEST_GROUP = 96  # trials: on a CPU more gain nothing, and a kill would cost more
 _MEMORY_SHARE = 0.25
-BACKENDS = ("local", "dask", "ray")
 
 
 class Watcher(Protocol):
@@ -65,7 +68,7 @@ def run_study(
     workers: int = 1,
     backend: str = "local",
     address: str | None = None,
-) -> dict[str, Any]:
+) -> Results:
     """Run a study, or what is left of it, and return its results.
 
     Args:
@@ -108,33 +111,8 @@ def run_study(
         return assemble(data, study, first, cells, store.seconds())
 
 
-def check_backend(workers: int, backend: str, address: str | None) -> None:
-    """Raise a StudyError unless the three go together."""
-    if workers < 1:
-        raise StudyError(f"workers is {workers}; it must be at least 1")
-    if backend not in BACKENDS:
-        raise StudyError(f"backend is {backend!r}; choose from: {', '.join(BACKENDS)}")
-    if backend == "dask" and not address:
-        raise StudyError("a dask backend needs its scheduler: --address tcp://HOST:8786")
-    if backend == "local" and address:
-        raise StudyError("--address belongs to a cluster; add --backend dask or --backend ray")
-
-
-def check_device(device: str) -> None:
-    """Raise a StudyError unless torch can compute there."""
-    import torch
-
-    try:
-        torch.zeros(1, device=device).item()  # a meta tensor has no number
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise StudyError(f"device {device!r} cannot be used here: {reason}") from error
-
-
 def _identity(data: Data, study: Study) -> dict[str, Any]:
     """What decides the results: two studies with one identity have one outcome."""
-    import torch
-
     return {
         "data": data.digest[:12],
         "target": data.target,

@@ -7,8 +7,8 @@ import difflib
 import numpy as np
 import polars as pl
 
-from steelyard.compare.files import first_line, shorten
 from steelyard.compare.study import StudyError
+from steelyard.compare.tables.files import first_line, shorten
 
 _WHOLE = 2.0**53  # beyond it float64 skips whole numbers, so two classes may be one number
 

@@ -1,4 +1,4 @@
-"""`steelyard compare`: options in, a table and files out."""
+"""`steelyard compare` of a table: options in, a table and files out."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from steelyard._results import Results
 from steelyard._text import printable
 from steelyard.compare.candidates import choose
-from steelyard.compare.console import LiveTable, PlainLines, plain_console, print_results
-from steelyard.compare.data import load, load_digits
-from steelyard.compare.runner import check_backend, run_study
+from steelyard.compare.console import plain_console, print_results
+from steelyard.compare.machine import check_backend
 from steelyard.compare.store import FILE
-from steelyard.compare.study import Study
+from steelyard.compare.tables.data import load, load_digits
+from steelyard.compare.tables.progress import LiveTable, PlainLines
+from steelyard.compare.tables.runner import run_study
+from steelyard.compare.tables.study import Study
 
 RESULTS = Path("steelyard-results")
 
 
-def run_command(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+def run_command(options: argparse.Namespace) -> tuple[Results, Path]:
     """Run the study that the command line asks for.
 
     Returns:
@@ -60,7 +63,7 @@ def default_folder(data: Path | None) -> Path:
     return RESULTS / (name or "data")
 
 
-def show(results: dict[str, Any], *, as_json: bool) -> None:
+def show(results: Results, *, as_json: bool) -> None:
     """Print the results: tables and the verdict, or everything as JSON."""
     if as_json:
         print(json.dumps(results, indent=1, allow_nan=False))

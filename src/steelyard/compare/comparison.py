@@ -1,20 +1,17 @@
-"""The study as a function call: what a notebook uses."""
+"""What a study found: in a notebook, and in a file."""
 
 from __future__ import annotations
 
 import html
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from steelyard._files import write_atomically
-from steelyard.compare.candidates import choose
-from steelyard.compare.data import from_any
-from steelyard.compare.runner import run_study
-from steelyard.compare.study import Study, StudyError
+from steelyard._results import Results
+from steelyard.compare.study import StudyError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +28,7 @@ class Comparison:
         results: everything, as `results.json` has it; `steelyard.compare.results` documents it.
     """
 
-    results: dict[str, Any] = field(repr=False)
+    results: Results = field(repr=False)
 
     @property
     def verdict(self) -> str:
@@ -41,8 +38,7 @@ class Comparison:
     @property
     def code(self) -> str | None:
         """Lines of Python that use the recommended loss; None where there is no verdict."""
-        code: str | None = self.results["verdict"]["code"]
-        return code
+        return self.results["verdict"]["code"]
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per candidate and seed: the chosen draw's options and every score."""
@@ -76,56 +72,7 @@ class Comparison:
         return f"<p>{html.escape(self.verdict)}</p>{table}{code}"
 
 
-def run(
-    features: Any,
-    labels: Any,
-    *,
-    losses: Sequence[str] | None = None,
-    out: str | Path | None = None,
-    workers: int = 1,
-    backend: str = "local",
-    address: str | None = None,
-    **options: Any,
-) -> Comparison:
-    """Compare losses on your data by the protocol of `steelyard compare`.
-
-    Args:
-        features: (N, …) numbers as array or tensor, or a pandas or polars DataFrame with numbers,
-            text, categories, dates and missing values.
-        labels: (N,) classes: integers or strings.
-        losses: names of candidates, as the command spells them; the baselines are always added.
-            None takes the default set.
-        out: folder that keeps what is finished, so that an interrupted study resumes, and
-            `results.json`. None keeps nothing.
-        workers: processes on this machine.
-        backend: "local", "dask" or "ray".
-        address: of the cluster's scheduler.
-        **options: the fields of `Study`: seeds, draws, epochs, hidden, batch_size, select,
-            validation, test, first_seed, device, dtype, group.
-
-    Returns:
-        A `Comparison`.
-
-    Raises:
-        StudyError: a ValueError that says what is wrong with the data or the options.
-
-    Example:
-        >>> from steelyard import compare
-        >>> from sklearn.datasets import load_wine
-        >>> study = compare.run(*load_wine(return_X_y=True), seeds=1, draws=1, epochs=1)
-        >>> study.to_pandas()["candidate"].nunique()
-        9
-    """
-    data = from_any(features, labels)
-    study = Study(losses=choose(losses), **options)
-    folder = None if out is None else Path(out)
-    results = run_study(data, study, folder, workers=workers, backend=backend, address=address)
-    if folder is not None:
-        write_results(results, folder)
-    return Comparison(results)
-
-
-def write_results(results: dict[str, Any], folder: Path) -> Path:
+def write_results(results: Results, folder: Path) -> Path:
     """Write `results.json` in one step, and return its path.
 
     Raises:

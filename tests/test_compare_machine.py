@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from steelyard.compare import memory
-from steelyard.compare.memory import free_memory, in_words
-from steelyard.compare.network import trial_bytes
+from steelyard.compare import machine
+from steelyard.compare.machine import free_memory, in_words
+from steelyard.compare.tables.stack import trial_bytes
 
 
 @pytest.fixture
 def system(tmp_path, monkeypatch):
     """A machine with 8 GB free, and the folder of its control group."""
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    monkeypatch.setattr(memory, "_free_in_system", lambda: 8 * 2**30)
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_free_in_system", lambda: 8 * 2**30)
     return tmp_path
 
 

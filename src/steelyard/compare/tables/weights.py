@@ -12,7 +12,7 @@ import steelyard as sy
 from steelyard._text import printable
 from steelyard.classes.weights import Scheme
 from steelyard.compare.console import plain_console
-from steelyard.compare.data import count_column
+from steelyard.compare.tables.data import count_column
 
 SCHEMES: tuple[Scheme, ...] = ("balanced", "inverse", "sqrt", "effective", "enet")
 _LISTED = 40

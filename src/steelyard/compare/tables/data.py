@@ -12,7 +12,8 @@ import polars as pl
 import polars.selectors as cs
 import torch
 
-from steelyard.compare.files import (
+from steelyard.compare.study import StudyError
+from steelyard.compare.tables.files import (
     MISSING,
     existing,
     file_digest,
@@ -23,8 +24,7 @@ from steelyard.compare.files import (
     scan_table,
     unreadable,
 )
-from steelyard.compare.labels import encode, label_series, target_column
-from steelyard.compare.study import StudyError
+from steelyard.compare.tables.labels import encode, label_series, target_column
 
 DIGITS_RATIO = 50.0
 _EXACT = 2**53  # beyond it float64 skips whole numbers

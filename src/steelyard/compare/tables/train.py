@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steelyard.compare.network import Networks
-from steelyard.compare.objective import Objective
+from steelyard.compare.tables.objective import Objective
+from steelyard.compare.tables.stack import Networks
 
 _WARM_UP = 0.05  # share of the steps in which the learning rate rises; then a cosine to zero
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8

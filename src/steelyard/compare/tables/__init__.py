@@ -1,0 +1,1 @@
+"""The study of a table: its rows, and many small networks trained as one stack."""

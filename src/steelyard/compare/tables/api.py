@@ -1,0 +1,62 @@
+"""The study of a table as a function call: what a notebook uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from steelyard.compare.candidates import choose
+from steelyard.compare.comparison import Comparison, write_results
+from steelyard.compare.tables.data import from_any
+from steelyard.compare.tables.runner import run_study
+from steelyard.compare.tables.study import Study
+
+
+def run(
+    features: Any,
+    labels: Any,
+    *,
+    losses: Sequence[str] | None = None,
+    out: str | Path | None = None,
+    workers: int = 1,
+    backend: str = "local",
+    address: str | None = None,
+    **options: Any,
+) -> Comparison:
+    """Compare losses on your data by the protocol of `steelyard compare`.
+
+    Args:
+        features: (N, …) numbers as array or tensor, or a pandas or polars DataFrame with numbers,
+            text, categories, dates and missing values.
+        labels: (N,) classes: integers or strings.
+        losses: names of candidates, as the command spells them; the baselines are always added.
+            None takes the default set.
+        out: folder that keeps what is finished, so that an interrupted study resumes, and
+            `results.json`. None keeps nothing.
+        workers: processes on this machine.
+        backend: "local", "dask" or "ray".
+        address: of the cluster's scheduler.
+        **options: the fields of `Study`: seeds, draws, epochs, hidden, batch_size, select,
+            validation, test, first_seed, device, dtype, group.
+
+    Returns:
+        A `Comparison`.
+
+    Raises:
+        StudyError: a ValueError that says what is wrong with the data or the options.
+
+    Example:
+        >>> from steelyard import compare
+        >>> from sklearn.datasets import load_wine
+        >>> study = compare.run(*load_wine(return_X_y=True), seeds=1, draws=1, epochs=1)
+        >>> study.to_pandas()["candidate"].nunique()
+        9
+    """
+    data = from_any(features, labels)
+    study = Study(losses=choose(losses), **options)
+    folder = None if out is None else Path(out)
+    results = run_study(data, study, folder, workers=workers, backend=backend, address=address)
+    if folder is not None:
+        write_results(results, folder)
+    return Comparison(results)

@@ -1,0 +1,120 @@
+"""A study is cut into groups of trials: each trains as a whole, and is stored as a whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+
+from steelyard._results import BASELINE, Cell
+from steelyard.compare.candidates import candidate
+from steelyard.compare.tables.cells import cells_of
+from steelyard.compare.tables.data import Data
+from steelyard.compare.tables.drawn import draw
+from steelyard.compare.tables.prepare import Prepared, prepare
+from steelyard.compare.tables.study import Study
+from steelyard.compare.tables.trained import train_stack
+
+Tick = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The unit of work and of durability: some candidates, with all their draws, on some seeds."""
+
+    seeds: tuple[int, ...]
+    candidates: tuple[str, ...]
+
+    @property
+    def cells(self) -> list[tuple[int, str]]:
+        """The (seed, candidate) pairs that it finishes."""
+        return [(seed, name) for seed in self.seeds for name in self.candidates]
+
+
+def timed_group(
+    data: Data, study: Study, group: Group, tick: Tick | None = None
+) -> tuple[Group, list[Cell], float]:
+    """A group, its cells, and the seconds they took."""
+    started = time.monotonic()
+    cells = run_group(data, study, group, tick)
+    return group, cells, time.monotonic() - started
+
+
+def run_group(data: Data, study: Study, group: Group, tick: Tick | None = None) -> list[Cell]:
+    """Train a group's trials, choose, and judge.
+
+    Args:
+        data: the rows.
+        study: the options.
+        group: which seeds and candidates.
+        tick: called with the share of the group that is done.
+    """
+    prepared = {seed: prepare(data, seed, study.validation, study.test) for seed in group.seeds}
+    cells: list[Cell] = []
+    with _one_thread():
+        for seeds in _of_one_width(group.seeds, prepared):
+            share, done = len(seeds) / len(group.seeds), len(cells) / len(group.cells)
+
+            def advance(part: float, share: float = share, done: float = done) -> None:
+                if tick is not None:
+                    tick(done + share * part)
+
+            parts = [prepared[seed] for seed in seeds]
+            drawn = draw(study, group.candidates, seeds, [part.counts for part in parts])
+            cells += cells_of(train_stack(study, drawn, parts, advance))
+    order = {cell: place for place, cell in enumerate(group.cells)}
+    return sorted(cells, key=lambda cell: order[cell["seed"], cell["candidate"]])
+
+
+def _of_one_width(seeds: Sequence[int], prepared: Mapping[int, Prepared]) -> Iterator[list[int]]:
+    """The seeds with equally many features: categories are learnt per seed, so widths differ."""
+
+    def width(seed: int) -> int:
+        return prepared[seed].width
+
+    for _, run in groupby(sorted(seeds, key=lambda seed: (width(seed), seed)), key=width):
+        yield list(run)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread; more cores are for more groups.
+
+    Sums come out the same whatever the machine, and small operations do not wait for each other
+    where another program wants a core too.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def plan_groups(names: Iterable[str], seeds: Sequence[int], draws: int, trials: int) -> list[Group]:
+    """Cut a study into groups of at most about `trials` trials.
+
+    A group is whole seeds where that fits, else a part of one seed's candidates. A candidate's
+    draws stay together, for they are chosen among; so do post-hoc adjustment and the baseline.
+    """
+    units = _units(list(names))
+    per_seed = draws * sum(map(len, units))
+    if per_seed <= trials:
+        n = trials // per_seed
+        everything = tuple(name for unit in units for name in unit)
+        return [Group(tuple(seeds[i : i + n]), everything) for i in range(0, len(seeds), n)]
+    groups: list[list[str]] = [[]]
+    for unit in units:
+        if groups[-1] and draws * (len(groups[-1]) + len(unit)) > trials:
+            groups.append([])
+        groups[-1] += unit
+    return [Group((seed,), tuple(part)) for seed in seeds for part in groups]
+
+
+def _units(names: list[str]) -> list[list[str]]:
+    riders = [name for name in names if candidate(name).post_hoc]
+    return [[name, *riders] if name == BASELINE else [name] for name in names if name not in riders]

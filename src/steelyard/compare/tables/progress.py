@@ -1,0 +1,142 @@
+"""What the study of a table looks like in a terminal while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from steelyard._results import Cell
+from steelyard._text import printable
+from steelyard.compare.candidates import candidate
+from steelyard.compare.progress import LiveBar, Pace, bare_table
+from steelyard.compare.scores import TITLES
+from steelyard.compare.tables.groups import Group
+from steelyard.compare.tables.study import Study
+
+
+class Counting:
+    """Counts finished cells, and those under way by their share."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.cells: dict[tuple[int, str], Cell] = {}
+        self.pace = Pace(study.seeds * len(study.losses))
+        self._under_way: dict[Group, float] = {}
+
+    def note(self, sentence: str) -> None:
+        """See `Watcher`."""
+
+    def begin(self, groups: Sequence[Group], cells: Sequence[Cell]) -> None:  # noqa: ARG002
+        """See `Watcher`."""
+        self._add(cells)
+        self.pace = Pace(self.pace.total, len(cells))
+        self.show()
+
+    def tick(self, group: Group, share: float) -> None:
+        """See `Watcher`."""
+        new = [cell for cell in group.cells if cell not in self.cells]
+        self._under_way[group] = share * len(new)
+        self.show()
+
+    def finished(self, group: Group, cells: Sequence[Cell]) -> None:
+        """See `Watcher`."""
+        self._under_way.pop(group, None)
+        self._add(cells)
+        self.show()
+
+    def _add(self, cells: Sequence[Cell]) -> None:
+        # By seed and candidate: a group of which a part was finished before is trained whole.
+        self.cells |= {(cell["seed"], cell["candidate"]): cell for cell in cells}
+
+    def show(self) -> None:
+        """Bring what is shown up to date."""
+
+    @property
+    def done(self) -> float:
+        """How many cells are finished."""
+        return len(self.cells) + sum(self._under_way.values())
+
+
+class PlainLines(Counting):
+    """One line for each finished group: for logs and pipes."""
+
+    def __init__(self, study: Study, stream: TextIO) -> None:
+        super().__init__(study)
+        self.stream = stream
+
+    def __enter__(self) -> PlainLines:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def begin(self, groups: Sequence[Group], cells: Sequence[Cell]) -> None:
+        """See `Watcher`."""
+        super().begin(groups, cells)
+        if cells and groups:
+            self._print(f"resuming: {len(cells)} of {self.pace.total} were finished before")
+
+    def finished(self, group: Group, cells: Sequence[Cell]) -> None:
+        """See `Watcher`."""
+        super().finished(group, cells)
+        first, last = group.seeds[0], group.seeds[-1]
+        seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
+        left = self.pace.left(self.done)
+        rest = f", {left}" if left else ""
+        self._print(
+            f"{seeds}: {len(group.candidates)} candidates done "
+            f"({len(self.cells)} of {self.pace.total}{rest})"
+        )
+
+    def note(self, sentence: str) -> None:
+        """See `Watcher`."""
+        self._print(printable(sentence))
+
+    def _print(self, line: str) -> None:
+        print(line, file=self.stream, flush=True)
+
+
+class LiveTable(Counting):
+    """A table that fills up, and a bar, on a terminal."""
+
+    def __init__(self, study: Study, console: Console) -> None:
+        super().__init__(study)
+        self._bar = LiveBar(console)
+
+    def __enter__(self) -> LiveTable:
+        self._bar.__enter__()
+        self.show()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+
+    def note(self, sentence: str) -> None:
+        """See `Watcher`."""
+        self._bar.note(sentence)
+
+    def show(self) -> None:
+        """See `Counting`."""
+        self._bar.show(self._table(), self.pace, self.done)
+
+    def _table(self) -> Table:
+        table = bare_table()
+        table.add_column("loss")
+        table.add_column("seeds", justify="right")
+        table.add_column(f"mean {TITLES[self.study.select]}", justify="right")
+        for name in self.study.losses:
+            done = [cell for cell in self.cells.values() if cell["candidate"] == name]
+            found = [c["scores"][self.study.select] for c in done if c["status"] == "done"]
+            scores = [score for score in found if score is not None]
+            mean = f"{100 * sum(scores) / len(scores):.1f}" if scores else "–"
+            table.add_row(candidate(name).title, f"{len(done)}/{self.study.seeds}", mean)
+        return table

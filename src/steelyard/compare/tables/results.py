@@ -1,0 +1,127 @@
+"""From the cells of a table's study to its results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from steelyard._results import (
+    BASELINE,
+    SCHEMA,
+    Cell,
+    DataFacts,
+    DoneCell,
+    Results,
+    Score,
+    Split,
+)
+from steelyard._results import Candidate as Entry
+from steelyard.compare.candidates import candidate, python_lines
+from steelyard.compare.machine import environment
+from steelyard.compare.results import failures, score_names, verdict_of
+from steelyard.compare.scores import TITLES
+from steelyard.compare.study import SELECTABLE, Candidate
+from steelyard.compare.tables.data import Data
+from steelyard.compare.tables.prepare import Prepared
+from steelyard.compare.tables.study import Study
+from steelyard.compare.verdict import RepeatedSplits, compare, interval
+
+
+def assemble(
+    data: Data,
+    study: Study,
+    first: Prepared,
+    cells: Mapping[tuple[int, str], Cell],
+    seconds: float,
+) -> Results:
+    """The results of a finished study, as plain JSON values.
+
+    Args:
+        data: the rows.
+        study: the options.
+        first: the first seed's splits.
+        cells: every cell by seed and candidate.
+        seconds: that the study took.
+    """
+    facts = _facts(data, first)
+    overlap = facts["split"]["test"] / facts["split"]["train"]
+    rows = {name: [cells[seed, name] for seed in study.seed_list] for name in study.losses}
+    entries = [_entry(candidate(name), row, overlap) for name, row in rows.items()]
+    evidence = {
+        score: RepeatedSplits(
+            {entry["name"]: entry["scores"][score]["values"] for entry in entries}, overlap
+        )
+        for score in SELECTABLE
+    }
+    return {
+        "schema": SCHEMA,
+        "study": study.to_dict(),
+        "data": facts,
+        "environment": environment(study.device),
+        "scores": score_names(TITLES),
+        "candidates": entries,
+        "comparisons": {
+            score: [found.to_dict() for found in compare(evidence[score], BASELINE)]
+            for score in SELECTABLE
+        },
+        "verdict": verdict_of(study.select, evidence[study.select], entries, TITLES),
+        "failures": failures(rows),
+        "times": {"seconds": round(seconds, 3)},
+    }
+
+
+def _facts(data: Data, first: Prepared) -> DataFacts:
+    split: Split = {
+        "train": len(first.train.labels),
+        "validation": len(first.validation.labels),
+        "test": len(first.test.labels),
+    }
+    return {
+        "name": data.name,
+        "target": data.target,
+        "sha256": data.digest,
+        "rows": data.rows,
+        "columns": data.columns,
+        "classes": list(data.classes),
+        "counts": data.counts().tolist(),
+        "train_counts": first.counts.tolist(),
+        "split": split,
+        "notes": list(data.notes),
+    }
+
+
+def _entry(item: Candidate, row: list[Cell], overlap: float) -> Entry:
+    done = [cell for cell in row if cell["status"] == "done"]
+    scores: dict[str, Score] = {}
+    for score in TITLES:
+        values = [cell["scores"][score] if cell["status"] == "done" else None for cell in row]
+        scores[score] = {**interval(values, overlap).to_dict(), "values": values}
+    classes = len(done[0]["recall"]) if done else 0
+    return {
+        "name": item.name,
+        "title": item.title,
+        "loss": item.loss,
+        "head": item.head,
+        "deferred": item.deferred,
+        "post_hoc": item.post_hoc,
+        "space": [range_.to_dict() for range_ in item.space],
+        "scores": scores,
+        "recall": [
+            interval([cell["recall"][c] for cell in done], overlap).to_dict()
+            for c in range(classes)
+        ],
+        "code": _code(item, done),
+        "seeds": row,
+    }
+
+
+def _code(item: Candidate, done: Sequence[DoneCell]) -> str | None:
+    """Lines of Python with the draw that validated best of all seeds' chosen ones."""
+    if not done:
+        return None
+    trials = [cell["trials"][cell["chosen"]] for cell in done]
+    options = max(trials, key=lambda trial: trial["validation"] or 0.0)["options"]
+    recipe = (
+        f"# trained by AdamW, learning rate {options['learning_rate']:g}, "
+        f"weight decay {options['weight_decay']:g}"
+    )
+    return f"{python_lines(item, options)}\n{recipe}"

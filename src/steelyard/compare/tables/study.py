@@ -1,0 +1,110 @@
+"""What is asked of a table: the options of a study, and its trials."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from steelyard.compare.study import SELECTABLE, StudyError
+
+_LARGEST = 10**12
+_MOST_TRAININGS = 10**6
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that decides a study's numbers, apart from the data.
+
+    Attributes:
+        losses: names of the candidates, simplest first.
+        seeds: how many times the data is split and every candidate trained.
+        draws: hyper-parameter draws that each candidate gets for each seed.
+        epochs: passes over the training rows.
+        hidden: units of the one hidden layer.
+        batch_size: rows per step; None takes about sixteen steps per epoch, within 32 … 4096.
+        select: the score by which a draw is chosen on the validation rows.
+        validation: share of each class's rows used for choosing.
+        test: share of each class's rows that the chosen draw is judged on, once.
+        first_seed: seeds are first_seed, first_seed + 1, …
+        device: where to train.
+        dtype: "float32" or "float64".
+        group: how many trials train as one stack; None lets the machine's memory decide.
+    """
+
+    losses: tuple[str, ...]
+    seeds: int = 5
+    draws: int = 8
+    epochs: int = 60
+    hidden: int = 64
+    batch_size: int | None = None
+    select: str = "balanced_accuracy"
+    validation: float = 0.2
+    test: float = 0.2
+    first_seed: int = 0
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+    group: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "draws", "epochs", "hidden"):
+            _require_positive(name, getattr(self, name))
+        for name in ("batch_size", "group"):
+            if getattr(self, name) is not None:
+                _require_positive(name, getattr(self, name))
+        for name in ("validation", "test"):
+            share = getattr(self, name)
+            if not 0 < share < 1:
+                raise StudyError(f"{name} is {share}; it is a share of the rows, as in 0.2")
+        if self.select not in SELECTABLE:
+            raise StudyError(f"select is {self.select!r}; choose from: {', '.join(SELECTABLE)}")
+        if self.validation + self.test >= 1:
+            raise StudyError(
+                f"validation {self.validation} and test {self.test} leave no rows to train on; "
+                "their sum must be below 1"
+            )
+        trainings = self.seeds * self.draws * len(self.losses)
+        if trainings > _MOST_TRAININGS:
+            raise StudyError(
+                f"{self.seeds:,} seeds of {self.draws:,} draws are {trainings:,} trainings; "
+                f"at most {_MOST_TRAININGS:,} are one study"
+            )
+        if self.first_seed < 0:
+            raise StudyError(f"first_seed is {self.first_seed}; it must be 0 or more")
+        if self.dtype not in ("float32", "float64"):
+            raise StudyError(f"dtype is {self.dtype!r}; choose 'float32' or 'float64'")
+
+    @property
+    def seed_list(self) -> list[int]:
+        """The seeds themselves."""
+        return list(range(self.first_seed, self.first_seed + self.seeds))
+
+    @property
+    def deferral_epoch(self) -> int:
+        """The epoch from which deferred weights count: 80 % of the way, as published."""
+        return (4 * self.epochs) // 5
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as plain JSON values."""
+        return asdict(self) | {"losses": list(self.losses)}
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """The names of all options."""
+        return [item.name for item in fields(cls)]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: a candidate, a seed, and one draw of the hyper-parameters."""
+
+    candidate: str
+    seed: int
+    draw: int
+    options: dict[str, float]
+
+
+def _require_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise StudyError(f"{name} is {value}; it must be at least 1")
+    if value > _LARGEST:
+        raise StudyError(f"{name} is above {_LARGEST:,}, which no machine can do")
