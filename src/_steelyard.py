@@ -18,7 +18,9 @@ def main() -> int:
 
     Ctrl-C during the import ends the process as it ends any other, without a traceback.
     """
-    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:  # not where a shell has it ignored, as behind `&`
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from steelyard.cli import main as command
 
     signal.signal(signal.SIGINT, handler)

@@ -39,7 +39,11 @@ def test_processes_give_the_same_results(here):
 
 
 COMMAND = "compare --loss focal --seeds 8 --draws 2 --epochs 2000 --group 8 --workers 2 --out"
-SCRIPT = "import sys, _steelyard; sys.exit(_steelyard.main())"
+SCRIPT = """
+import signal, sys, _steelyard
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests
+sys.exit(_steelyard.main())
+"""
 
 
 @pytest.mark.slow
