@@ -116,6 +116,14 @@ TABLE = [
         id="generalized",
     ),
     Row(
+        sy.SymmetricCrossEntropyLoss,
+        sy.symmetric_cross_entropy_loss,
+        {"alpha": 0.3, "beta": 0.7, "log_zero": -6.0},
+        lambda z, t: -0.3 * log_softmax(z) + 0.7 * 6.0 * (1 - log_softmax(z).exp()),
+        {"alpha": 1.0, "beta": 0.0},
+        id="symmetric",
+    ),
+    Row(
         sy.ClassBalancedLoss,
         sy.class_balanced_loss,
         {"class_counts": COUNTS, "beta": 0.99, "gamma": 1.0},

@@ -204,6 +204,7 @@ def test_numbers_of_any_type(number: Any) -> None:
         (sy.FocalLoss, {"gamma": number}),
         (sy.PolyLoss, {"epsilon": number}),
         (sy.GeneralizedCrossEntropyLoss, {"q": number}),
+        (sy.SymmetricCrossEntropyLoss, {"alpha": number, "beta": number}),
         (sy.LogitAdjustedLoss, {"class_counts": [9, 1, 1, 1, 1], "tau": number}),
         (sy.LDAMLoss, {"class_counts": [9, 1, 1, 1, 1], "max_margin": number, "scale": number}),
         (sy.VSLoss, {"class_counts": [9, 1, 1, 1, 1], "gamma": number, "tau": number}),

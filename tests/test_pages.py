@@ -44,7 +44,7 @@ def test_the_readme_lists_every_loss():
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_readme_has_the_arguments_and_defaults_of_each_loss(name):
     row = next(row for row in rows_of_losses() if row[0] == f"`{name}`")
-    listed = dict(re.findall(r"`(\w+)(?:=([\w.\"]+))?`", row[2] if len(row) > 2 else ""))
+    listed = dict(re.findall(r"`(\w+)(?:=([\w.\"-]+))?`", row[2] if len(row) > 2 else ""))
     own = {
         parameter.name: "" if parameter.default is parameter.empty else _typed(parameter.default)
         for parameter in inspect.signature(LOSSES[name]).parameters.values()

@@ -34,14 +34,14 @@ class Form(NamedTuple):
 
     Attributes:
         tail: ``tail(log_p, parameter)``, elementwise, and 0 where log_p is 0.
-        parameter: the tail's parameter: a number, or one number per class.
+        parameter: the tail's: a number, one number per class, or a tuple of numbers.
         weight: class weights.
         scale, bias, margin: the edit of the logits.
         others_are_one: names ``weight`` if it came from a dict: classes beyond its end weigh 1.
     """
 
     tail: ops.Tail
-    parameter: float | Tensor | None = None
+    parameter: Any = None
     weight: Tensor | None = None
     scale: Tensor | None = None
     bias: Tensor | None = None

@@ -6,6 +6,7 @@ t is the target, one-hot for class indices. Options that every loss takes are de
 :mod:`steelyard.losses`.
 """
 
+import math
 import reprlib
 from collections.abc import Mapping
 from numbers import Number
@@ -23,10 +24,12 @@ __all__ = [
     "FocalLoss",
     "GeneralizedCrossEntropyLoss",
     "PolyLoss",
+    "SymmetricCrossEntropyLoss",
     "cross_entropy_loss",
     "focal_loss",
     "generalized_cross_entropy_loss",
     "poly_loss",
+    "symmetric_cross_entropy_loss",
 ]
 
 
@@ -219,3 +222,79 @@ class GeneralizedCrossEntropyLoss(SoftmaxLoss):
 
     def __init__(self, *, q: float = 0.7, **options: Unpack[LossOptions]) -> None:
         super().__init__(_generalized(q), {**options}, q=q)
+
+
+def _symmetric(alpha: float, beta: float, log_zero: float) -> Form:
+    forward = float(check_number("alpha", alpha, 0))
+    reverse = -float(
+        check_number("beta", beta, 0) * check_number("log_zero", log_zero, -math.inf, 0)
+    )
+    return Form(tails.symmetric, parameter=(forward, reverse))
+
+
+def symmetric_cross_entropy_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 0.1,
+    beta: float = 1.0,
+    log_zero: float = -4.0,
+    **options: Unpack[CallOptions],
+) -> Tensor:
+    """Symmetric cross-entropy: ``−α log p_y − β A (1 − p_y)``.
+
+    α times cross-entropy, and β times the reverse one, ``−Σ_c p_c log t_c``, in which the target is
+    one-hot and the logarithm of its zeros is taken as A. The reverse part is bounded, so wrong
+    labels pull less; the cross-entropy keeps hard classes moving. A remedy for label noise, not for
+    imbalance.
+
+    Args:
+        logits: (N, C), (N, C, d1, …) or (C,), floating.
+        target: class indices or probabilities, as for :func:`cross_entropy_loss`. A distribution,
+            or a smoothed label, costs what labels drawn from it cost on average,
+            ``Σ_c t_c (−α log p_c − β A (1 − p_c))``: the paper's reverse part has no zeros there
+            that A could stand for.
+        alpha: α ≥ 0, the share of cross-entropy. The paper takes 0.1 for CIFAR-10, 6 for CIFAR-100.
+        beta: β ≥ 0, the share of the reverse part: 1 for CIFAR-10, 0.1 for CIFAR-100. With α = 1
+            and β = 0 it is cross-entropy.
+        log_zero: A ≤ 0, finite; only β · A matters.
+        **options: the options of every loss, ``sample_weight`` and ``denominator``.
+
+    Returns:
+        A 0-d tensor, or with reduction="none" one of the shape of class indices.
+
+    Raises:
+        ValueError: alpha or beta is negative, log_zero positive, or one of them not finite.
+
+    Example:
+        >>> symmetric_cross_entropy_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([1]))
+        tensor(3.7359)
+
+    Reference:
+        Wang et al., Symmetric cross entropy for robust learning with noisy labels, ICCV 2019,
+        arXiv:1908.06112.
+    """
+    form = _symmetric(alpha, beta, log_zero)
+    return softmax_loss(symmetric_cross_entropy_loss, form, logits, target, {**options})
+
+
+class SymmetricCrossEntropyLoss(SoftmaxLoss):
+    """:func:`symmetric_cross_entropy_loss` as a module.
+
+    Args:
+        alpha: the share of cross-entropy.
+        beta: the share of the reverse part.
+        log_zero: what stands for the logarithm of 0.
+        **options: the options of every loss.
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 0.1,
+        beta: float = 1.0,
+        log_zero: float = -4.0,
+        **options: Unpack[LossOptions],
+    ) -> None:
+        form = _symmetric(alpha, beta, log_zero)
+        super().__init__(form, {**options}, alpha=alpha, beta=beta, log_zero=log_zero)

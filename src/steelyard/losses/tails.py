@@ -107,6 +107,17 @@ def _hill(log_p: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     return (bound - miss) * miss.square(), log_p.exp() * miss * (2 * bound - 3 * miss)
 
 
+def _symmetric_value(log_p: Tensor, parameters: tuple[float, float]) -> Tensor:
+    alpha, reverse = parameters
+    missed = -reverse * torch.expm1(log_p)
+    return missed if alpha == 0 else missed - alpha * log_p  # 0 times an infinite log p is 0
+
+
+def _symmetric(log_p: Tensor, parameters: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    alpha, reverse = parameters
+    return _symmetric_value(log_p, parameters), log_p.exp().mul_(reverse).add_(alpha)
+
+
 cross_entropy = CROSS_ENTROPY
 """−log p."""
 
@@ -118,6 +129,9 @@ poly = Tail(_poly_value, _poly)
 
 generalized = Tail(_generalized_value, _generalized)
 """(1−p^q)/q, which tends to −log p for q → 0."""
+
+symmetric = Tail(_symmetric_value, _symmetric)
+"""−α log p + ρ(1−p), with the parameters (α, ρ)."""
 
 focal_poly = Tail(_focal_poly_value, _focal_poly)
 """−(1−p)^γ log p + ε(1−p)^(γ+1), with the parameters (γ, ε)."""
