@@ -5,7 +5,9 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 DEMO_OUT ?= demo-results
 DOCS_OUT ?= docs/_build/html
 
-.PHONY: demo test lint types layers check docs pictures notebooks bench clean
+LOWEST := .venv-lowest/bin
+
+.PHONY: demo test lowest lint types layers check docs pictures notebooks bench clean
 
 .venv/demo: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Steelyard needs Python 3.11 or newer; name one with make PYTHON=python3.12")'
@@ -17,6 +19,13 @@ DOCS_OUT ?= docs/_build/html
 
 .venv/dev: .venv/demo
 	$(INSTALL) --editable '.[all]' --group dev
+	touch $@
+
+# The oldest torch and NumPy that pyproject.toml promises.
+.venv-lowest/done: pyproject.toml tests/lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/pip install --quiet --disable-pip-version-check --requirement tests/lowest.txt
+	$(LOWEST)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
 .venv/docs: .venv/demo
@@ -32,6 +41,11 @@ demo: .venv/demo
 
 test: .venv/dev
 	$(BIN)/pytest --numprocesses 2
+
+# What meets most of torch: modules, errors, tracers, PyTorch's own inputs.
+lowest: .venv-lowest/done
+	$(LOWEST)/pytest --numprocesses 2 tests/test_modules.py tests/test_errors.py tests/test_tracing.py \
+		tests/test_pytorch_inputs.py tests/test_worked_values.py tests/test_compat.py
 
 lint: .venv/dev
 	$(BIN)/ruff check
@@ -59,4 +73,4 @@ bench: .venv/bench
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv $(DEMO_OUT) docs/_build build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-lowest $(DEMO_OUT) docs/_build build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

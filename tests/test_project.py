@@ -8,6 +8,8 @@ import steelyard as sy
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+LOWEST = (ROOT / "tests/lowest.txt").read_text(encoding="utf-8").split("\n")
 WORKFLOW = (ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8")
 
 
@@ -28,3 +30,6 @@ def test_every_python_that_is_promised_is_tested():
 def test_the_oldest_torch_that_is_promised_is_tested():
     oldest = next(need for need in PROJECT["dependencies"] if need.startswith("torch"))
     assert f"torch=={oldest.removeprefix('torch>=')}.*" in WORKFLOW
+    assert f"torch=={oldest.removeprefix('torch>=')}.0" in LOWEST
+    numpy = next(need for need in EXTRAS["compare"] if need.startswith("numpy"))
+    assert f"numpy=={numpy.removeprefix('numpy>=')}.0" in LOWEST

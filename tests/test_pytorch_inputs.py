@@ -72,6 +72,8 @@ def test_functional_sample_inputs() -> None:
 
 def test_bad_module_inputs_are_refused() -> None:
     (info,) = [info for info in module_db if info.module_cls is nn.CrossEntropyLoss]
+    if info.module_error_inputs_func is None:
+        pytest.skip("this torch has no bad inputs of its own")
     for bad in info.module_error_inputs_func(info, "cpu", torch.float64, True, True):
         sample = bad.module_error_input
         with pytest.raises((TypeError, ValueError, IndexError)):

@@ -70,10 +70,11 @@ def check_values(name: str, values: Tensor, of: str = "") -> None:
     if low >= 0 and high <= LARGEST:  # a NaN makes both bounds NaN
         return
     where = (~((seen >= 0) & (seen <= LARGEST))).nonzero()[0].tolist()
-    if of:
-        place = f"{name} of {of} {where[0]}" if where else name
-    else:
+    place = name
+    if not of:
         place = f"{name}{where}"
+    elif where:
+        place = f"{name} of {of} {where[0]}"
     expected = "finite numbers" if where or not of else "a finite number"
     wrong = seen[tuple(where)].item()
     beyond = f", at most {LARGEST:.1e}" if LARGEST < wrong < float("inf") else ""
