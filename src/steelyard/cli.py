@@ -117,6 +117,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Told(argparse.Action):
+    """Stores a value, and that it was given: what a script says stands unless it was."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        namespace.given = {*getattr(namespace, "given", ()), self.dest}
+
+
 Commands = Any  # argparse keeps the type of its subparsers to itself
 
 
@@ -132,8 +146,8 @@ def _add_compare(commands: Commands) -> None:
         nargs="?",
         type=Path,
         metavar="DATA",
-        help="CSV, TSV, Parquet, or NPZ with X and y; default: scikit-learn's digits, made "
-        "long-tailed",
+        help="CSV, TSV, Parquet, or NPZ with X and y; or a script that calls compare.networks or "
+        "compare.trainings; default: scikit-learn's digits, made long-tailed",
     )
     compare.add_argument("--target", metavar="COLUMN", help="the column that holds the classes")
     compare.add_argument(
@@ -144,25 +158,39 @@ def _add_compare(commands: Commands) -> None:
         help="a candidate; repeat for more. The baselines are always in the study; an unknown "
         "NAME lists what there is",
     )
-    compare.add_argument("--seeds", type=int, default=5, help="splits and trainings (%(default)s)")
     compare.add_argument(
-        "--draws", type=int, default=8, help="tuning draws per loss and seed (%(default)s)"
+        "--seeds", action=_Told, type=int, default=5, help="splits and trainings (%(default)s)"
     )
     compare.add_argument(
-        "--epochs", type=int, default=60, help="passes over the rows (%(default)s)"
+        "--draws",
+        action=_Told,
+        type=int,
+        default=8,
+        help="tuning draws per loss and seed (%(default)s)",
     )
-    compare.add_argument("--hidden", type=int, default=64, help="hidden units (%(default)s)")
-    compare.add_argument("--batch-size", type=int, metavar="ROWS", help="default: by the rows")
+    compare.add_argument(
+        "--epochs", action=_Told, type=int, default=60, help="passes over the rows (%(default)s)"
+    )
+    compare.add_argument(
+        "--hidden", action=_Told, type=int, default=64, help="hidden units (%(default)s)"
+    )
+    compare.add_argument(
+        "--batch-size", action=_Told, type=int, metavar="ROWS", help="default: by the rows"
+    )
     compare.add_argument(
         "--select",
+        action=_Told,
         default="balanced_accuracy",
         metavar="SCORE",
         help="what draws are chosen by and losses judged on; an unknown SCORE lists what there is "
         "(%(default)s)",
     )
-    compare.add_argument("--device", default="cpu", help="where to train, as in cuda (%(default)s)")
+    compare.add_argument(
+        "--device", action=_Told, default="cpu", help="where to train, as in cuda (%(default)s)"
+    )
     compare.add_argument(
         "--out",
+        action=_Told,
         type=Path,
         metavar="DIR",
         help="folder of results.json, report.html and the store; default: steelyard-results/ and "
@@ -170,21 +198,31 @@ def _add_compare(commands: Commands) -> None:
     )
     compare.add_argument(
         "--workers",
+        action=_Told,
         type=int,
         default=1,
         metavar="N",
         help="processes on this machine (%(default)s)",
     )
     compare.add_argument(
-        "--group", type=int, metavar="TRIALS", help="trained as one stack; default: by the memory"
+        "--group",
+        action=_Told,
+        type=int,
+        metavar="TRIALS",
+        help="trained as one stack; default: by the memory",
     )
-    compare.add_argument("--backend", default="local", help="local, dask or ray (%(default)s)")
-    compare.add_argument("--address", metavar="URL", help="the cluster's scheduler")
+    compare.add_argument(
+        "--backend", action=_Told, default="local", help="local, dask or ray (%(default)s)"
+    )
+    compare.add_argument("--address", action=_Told, metavar="URL", help="the cluster's scheduler")
     compare.add_argument("--json", action="store_true", help="print results.json instead of tables")
     compare.set_defaults(command=_compare)
 
 
 def _compare(options: argparse.Namespace) -> None:
+    if options.data is not None and options.data.suffix == ".py":
+        _compare_script(options)
+        return
     from steelyard.compare.comparison import write_results
     from steelyard.compare.study import StudyError
     from steelyard.compare.tables.command import run_command, show
@@ -199,6 +237,38 @@ def _compare(options: argparse.Namespace) -> None:
     page = _write_page(results, folder)
     if not options.json:
         print(f"\nWritten: {printable(str(path))} and {page.name}")
+
+
+_OF_TABLES = ("target", "losses", "hidden", "group")
+
+
+def _compare_script(options: argparse.Namespace) -> None:
+    from steelyard.compare.study import StudyError
+    from steelyard.compare.tables.command import default_folder, say_how_to_resume
+    from steelyard.compare.training.ranks import Ranks
+    from steelyard.compare.training.script import Told, run_script
+
+    given: set[str] = getattr(options, "given", set())
+    for name in _OF_TABLES:
+        if name in given or (name in ("target", "losses") and getattr(options, name) is not None):
+            option = {"losses": "loss"}.get(name, name)
+            raise UsageError(f"--{option} belongs to tables; {options.data} says it itself")
+    told = Told({name: getattr(options, name) for name in given}, default_folder(options.data))
+    try:
+        run_script(options.data, told)
+    except StudyError as error:
+        raise UsageError(str(error)) from error
+    except KeyboardInterrupt:
+        say_how_to_resume(told.begun[-1] if told.begun else told.folder)
+        raise
+    if not Ranks.here().first:
+        return
+    for results, folder in told.found:
+        if options.json:
+            print(json.dumps(results, indent=1, allow_nan=False))
+        page = _write_page(results, folder)
+        if not options.json:
+            print(f"\nWritten: {printable(str(folder / 'results.json'))} and {page.name}")
 
 
 def _add_weights(commands: Commands) -> None:

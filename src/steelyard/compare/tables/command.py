@@ -52,7 +52,7 @@ def run_command(options: argparse.Namespace) -> tuple[Results, Path]:
                 address=options.address,
             )
     except KeyboardInterrupt:
-        _say_how_to_resume(folder)
+        say_how_to_resume(folder)
         raise
     return results, folder
 
@@ -76,7 +76,8 @@ def _watcher(study: Study) -> AbstractContextManager[Any]:
     return LiveTable(study, console) if console.is_terminal else PlainLines(study, sys.stderr)
 
 
-def _say_how_to_resume(folder: Path) -> None:
+def say_how_to_resume(folder: Path) -> None:
+    """Tell on the error stream what an interrupted study can go on from."""
     command = shlex.join(["steelyard", *sys.argv[1:]])
     kept = (folder / FILE).exists()
     state = f"What is finished is kept in {folder}; resume with" if kept else "Start again with"

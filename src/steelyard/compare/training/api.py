@@ -34,6 +34,7 @@ from steelyard.compare.training.progress import watcher
 from steelyard.compare.training.ranks import Ranks
 from steelyard.compare.training.results import Facts
 from steelyard.compare.training.runner import Silence, run_study
+from steelyard.compare.training.script import told
 from steelyard.compare.training.targets import Targets, class_names, read_targets
 
 _UNITS = {"classes": "rows", "masks": "images", "tokens": "sequences"}
@@ -98,7 +99,17 @@ def trainings(loop: Train, /, **options: Any) -> Comparison:
     return _run(loop, [loop], True, **options)
 
 
-def _run(
+def _run(loop: Train, sources: Sequence[Any], own_optimizer: bool, **options: Any) -> Comparison:
+    """Run the study that is asked for, by the script and by whoever runs the script."""
+    if (command := told()) is None:
+        return Comparison(_study(loop, sources, own_optimizer, **options))
+    options = command.replaced(options)
+    results = _study(loop, sources, own_optimizer, **options)
+    command.found.append((results, Path(options["out"])))
+    return Comparison(results)
+
+
+def _study(
     loop: Train,
     sources: Sequence[Any],
     own_optimizer: bool,
@@ -128,7 +139,7 @@ def _run(
     forks: bool = True,
     progress: bool = True,
     **options: Any,
-) -> Comparison:
+) -> dict[str, Any]:
     methods = choose(losses, head)
     if unknown := sorted(set(options) - set(Plan.option_names())):
         raise StudyError(
@@ -198,7 +209,7 @@ def _run(
     results = cast("Results", found)
     if folder is not None and first:
         write_results(results, folder)
-    return Comparison(results)
+    return results
 
 
 def _parts(
