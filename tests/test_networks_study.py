@@ -1,5 +1,6 @@
 """Whole studies with the user's own network: what they cost, choose, keep, say and refuse."""
 
+import copy
 import json
 import math
 
@@ -105,6 +106,10 @@ def test_results_hold_every_candidate_on_every_seed(finished):
     assert set(found["times"]["trainings"]) == set(names) - {"post-hoc", "tau-normalised"}
     frame = finished.to_pandas()
     assert len(frame) == 2 * len(names)
+    other = copy.deepcopy(found)
+    (trial,) = other["candidates"][0]["seeds"][1]["trials"]
+    trial["draw"] = other["candidates"][0]["seeds"][1]["chosen"] = 1
+    assert compare.Comparison(other).to_pandas().equals(frame)
     json.dumps(found, allow_nan=False)
 
 

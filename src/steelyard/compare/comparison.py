@@ -49,7 +49,8 @@ class Comparison:
             for cell in entry["seeds"]:
                 row = {"candidate": entry["name"], "seed": cell["seed"], "status": cell["status"]}
                 if cell["status"] == "done":
-                    row |= cell["trials"][cell["chosen"]]["options"]
+                    # By number: a seed may have trained the chosen draw alone.
+                    row |= next(t["options"] for t in cell["trials"] if t["draw"] == cell["chosen"])
                     row |= cell["scores"]
                 rows.append(row)
         return pd.DataFrame(rows)

@@ -17,6 +17,7 @@ from torch.utils.data import Subset, TensorDataset
 
 import steelyard as sy
 from steelyard._results import Results
+from steelyard._results import Results
 from steelyard.compare.comparison import Comparison, write_results
 from steelyard.compare.study import StudyError
 from steelyard.compare.training.carve import checked_groups
@@ -139,7 +140,7 @@ def _study(
     forks: bool = True,
     progress: bool = True,
     **options: Any,
-) -> dict[str, Any]:
+) -> Results:
     methods = choose(losses, head)
     if unknown := sorted(set(options) - set(Plan.option_names())):
         raise StudyError(

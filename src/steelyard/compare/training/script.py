@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from steelyard._results import Results
 from steelyard.compare.study import StudyError
 
 
@@ -28,7 +29,7 @@ class Told:
     options: Mapping[str, Any]
     folder: Path
     begun: list[Path] = field(default_factory=list)
-    found: list[tuple[dict[str, Any], Path]] = field(default_factory=list)
+    found: list[tuple[Results, Path]] = field(default_factory=list)
 
     def replaced(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """A study's options, as the command line wants them."""
