@@ -17,7 +17,6 @@ from torch.utils.data import Subset, TensorDataset
 
 import steelyard as sy
 from steelyard._results import Results
-from steelyard._results import Results
 from steelyard.compare.comparison import Comparison, write_results
 from steelyard.compare.study import StudyError
 from steelyard.compare.training.carve import checked_groups
