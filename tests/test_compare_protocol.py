@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import studies
 
 from steelyard import compare
 from steelyard.compare.candidates import DEFAULT
@@ -97,6 +98,16 @@ def test_a_notebook_gets_an_object(study, tmp_path):
     assert page.count("<table") == 1
     assert "Cross-entropy" in str(study)
     assert study.code is None
+
+
+def test_the_chosen_draw_is_found_by_its_number_not_its_place():
+    """A study that tunes once trains one draw on all other seeds."""
+    results = studies.study(seeds=1, draws=3)
+    cell = results["candidates"][0]["seeds"][0]
+    cell["trials"] = [trial for trial in cell["trials"] if trial["draw"] == 2]
+    cell["chosen"] = 2
+    frame = compare.Comparison(results).to_pandas()
+    assert frame["learning_rate"][0] == cell["trials"][0]["options"]["learning_rate"]
 
 
 def test_a_study_in_a_folder_resumes_and_leaves_results(tmp_path, study, monkeypatch):

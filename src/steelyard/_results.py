@@ -113,6 +113,11 @@ def _cell_agrees(cell: DoneCell) -> DoneCell:
     return cell
 
 
+def chosen_trial(cell: DoneCell) -> Trial:
+    """The trial whose draw was chosen on the validation rows."""
+    return next(trial for trial in cell["trials"] if trial["draw"] == cell["chosen"])
+
+
 Cell = DoneCell | FailedCell
 _Cell = Annotated[
     Annotated[DoneCell, AfterValidator(_cell_agrees)] | FailedCell, Field(discriminator="status")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard._files import write_atomically
-from steelyard._results import Results
+from steelyard._results import Results, chosen_trial
 from steelyard.compare.study import StudyError
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ class Comparison:
             for cell in entry["seeds"]:
                 row = {"candidate": entry["name"], "seed": cell["seed"], "status": cell["status"]}
                 if cell["status"] == "done":
-                    # By number: a seed may have trained the chosen draw alone.
-                    row |= next(t["options"] for t in cell["trials"] if t["draw"] == cell["chosen"])
+                    row |= chosen_trial(cell)["options"]
                     row |= cell["scores"]
                 rows.append(row)
         return pd.DataFrame(rows)

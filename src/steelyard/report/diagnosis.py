@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 
+from steelyard._results import Curve, Trial, chosen_trial
 from steelyard.report import numbers
 from steelyard.report.marks import Look, against, dashed, digits, listed, look
 from steelyard.report.reading import (
     Entry,
     Reading,
-    chosen_trial,
     done,
     mean_of,
     option_names,
@@ -24,6 +24,7 @@ from steelyard.report.reading import (
 )
 from steelyard.report.style import LEAD, OTHER, Picture, picture, safe
 
+_Shown = Literal["train_loss", "validation"]
 _TRIED = Look(OTHER, "circle-open", "solid", 0.0)
 _CHOSEN = Look(LEAD, "circle", "solid", 0.0)
 
@@ -55,18 +56,18 @@ def curves(reading: Reading, entry: Entry) -> list[Picture]:
     return pictures
 
 
-def _cells_with(entry: Entry, curve: str) -> list[Entry]:
+def _cells_with(entry: Entry, curve: _Shown) -> list[Curve]:
     """Curves of the seeds that have this one; post-hoc adjustment validates no epoch."""
     return [cell["curve"] for cell in done(entry) if cell["curve"][curve]]
 
 
-def _curve_traces(entry: Entry, curve: str, look: Look, number: str) -> list[Any]:
+def _curve_traces(entry: Entry, curve: _Shown, look: Look, number: str) -> list[Any]:
     """A faint line for each seed and a strong one for their mean."""
     cells = _cells_with(entry, curve)
     seeds = [
         go.Scatter(
             x=cell["epoch"],
-            y=[digits(value) for value in cell[curve]],
+            y=[digits(value) for value in cell[curve] or ()],
             mode="lines",
             line=look.line(1),
             opacity=0.35,
@@ -76,9 +77,10 @@ def _curve_traces(entry: Entry, curve: str, look: Look, number: str) -> list[Any
         for cell in cells
     ]
     epochs = cells[0]["epoch"]
+    by_epoch = zip(*(cell[curve] or () for cell in cells), strict=True)
     mean = go.Scatter(
         x=epochs,
-        y=[digits(mean_of(values)) for values in zip(*(c[curve] for c in cells), strict=True)],
+        y=[digits(mean_of(values)) for values in by_epoch],
         mode="lines" if len(epochs) > 1 else "markers",
         name=safe(entry["title"]),
         line=look.line(3),
@@ -147,8 +149,8 @@ def _reliability_traces(entry: Entry, look: Look) -> list[Any]:
 def tuning(entry: Entry) -> list[Picture]:
     """Every draw of each hyper-parameter with its validation score, the chosen ones marked."""
     tried = [t for cell in entry["seeds"] for t in cell["trials"] if t["validation"] is not None]
-    chosen = [t for cell in done(entry) if (t := chosen_trial(cell)) is not None]
-    found = [trial["validation"] for trial in tried]
+    chosen = [chosen_trial(cell) for cell in done(entry)]
+    found = [score for trial in tried if (score := trial["validation"]) is not None]
     complements = {item["name"] for item in entry["space"] if item["scale"] == "complement"}
     return [
         picture(
@@ -174,13 +176,13 @@ def tuning(entry: Entry) -> list[Picture]:
     ]
 
 
-def _values(trials: Sequence[Entry], name: str, complement: bool) -> list[float]:
+def _values(trials: Sequence[Trial], name: str, complement: bool) -> list[float]:
     """Values of one hyper-parameter; one that nears 1 is told apart by what it lacks."""
     values = [trial["options"][name] for trial in trials]
     return [round(1 - value, 12) for value in values] if complement else values
 
 
-def _draws(name: str, x: Sequence[float], trials: Sequence[Entry], look: Look, size: int) -> Any:
+def _draws(name: str, x: Sequence[float], trials: Sequence[Trial], look: Look, size: int) -> Any:
     return go.Scatter(
         x=x,
         y=[digits(trial["validation"]) for trial in trials],

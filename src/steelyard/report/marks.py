@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from steelyard._results import Interval
 from steelyard.report import numbers
 from steelyard.report.reading import Entry, Reading
 from steelyard.report.style import LEAD, MUTED, OTHER
@@ -49,25 +50,36 @@ def listed(shown: Iterable[tuple[Entry, Look]]) -> str:
     return " and ".join(str(entry["title"]) for entry, _ in shown)
 
 
-def share_bars(rows: Iterable[Entry], color: str) -> dict[str, Any]:
+def share_bars(rows: Iterable[Interval], color: str) -> dict[str, Any]:
     """Error bars of shares, which end at 0 and 1 whatever a t interval says."""
-    cut = [
+
+    def cut(share: float | None) -> float | None:
+        return None if share is None else numbers.clip(share)
+
+    shares: list[Interval] = [
         {
-            key: None if row[key] is None else numbers.clip(row[key])
-            for key in ("mean", "low", "high")
+            "mean": cut(row["mean"]),
+            "std": row["std"],
+            "low": cut(row["low"]),
+            "high": cut(row["high"]),
         }
         for row in rows
     ]
-    return error_bars(cut, color)
+    return error_bars(shares, color)
 
 
-def error_bars(rows: Iterable[Entry], color: str, scale: float = 1.0) -> dict[str, Any]:
+def error_bars(rows: Iterable[Interval], color: str, scale: float = 1.0) -> dict[str, Any]:
     """Error bars from each mean to the ends of its interval; of no length where it has none."""
-    up, down = [], []
+    up: list[float | None] = []
+    down: list[float | None] = []
     for row in rows:
-        known = None not in (row["mean"], row["low"], row["high"])
-        up.append(digits(scale * (row["high"] - row["mean"])) if known else 0)
-        down.append(digits(scale * (row["mean"] - row["low"])) if known else 0)
+        mean, low, high = row["mean"], row["low"], row["high"]
+        if mean is None or low is None or high is None:
+            up.append(0.0)
+            down.append(0.0)
+        else:
+            up.append(digits(scale * (high - mean)))
+            down.append(digits(scale * (mean - low)))
     return {
         "type": "data",
         "symmetric": False,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
+
+from steelyard._results import Interval
 
 NOTHING = "–"
 # Every score is a share and reads best in percent, but for this one.
@@ -29,7 +30,7 @@ def score(name: str, value: float | None) -> str:
     return NOTHING if value is None else _minus(f"{value:.3f}")
 
 
-def interval(name: str, numbers: Mapping[str, Any]) -> str:
+def interval(name: str, numbers: Interval) -> str:
     """The two ends of a score's interval; empty where there is none.
 
     The ends of a share's interval are cut to what a share can be: a t interval over few seeds
@@ -43,7 +44,7 @@ def interval(name: str, numbers: Mapping[str, Any]) -> str:
     return f"{score(name, low)}–{score(name, high)}"
 
 
-def difference(numbers: Mapping[str, Any]) -> str:
+def difference(numbers: Interval) -> str:
     """The two ends of a difference's interval in points, with signs; empty without one."""
     if numbers["low"] is None or numbers["high"] is None:
         return ""

@@ -6,11 +6,12 @@ A picture belongs to a choice, a candidate or a score; one function makes those 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import plotly.graph_objects as go
 
-from steelyard._results import BASELINE
+from steelyard._results import BASELINE, Comparison
 from steelyard.report import numbers
 from steelyard.report.marks import (
     Look,
@@ -146,8 +147,8 @@ def _bands(counts: Sequence[int]) -> tuple[list[dict[str, Any]], list[dict[str, 
 def forest(reading: Reading, score: str) -> list[Picture]:
     """Differences to cross-entropy, paired by seed, with their intervals; the best on top."""
     compared = reading.against_baseline(score).values()
-    rows = [row for row in compared if row["difference"]["mean"] is not None]
-    rows.sort(key=lambda row: row["difference"]["mean"])
+    known = [(m, row) for row in compared if (m := row["difference"]["mean"]) is not None]
+    rows = [row for _, row in sorted(known, key=itemgetter(0))]
     if not rows:
         return []
     places = {row["candidate"]: place for place, row in enumerate(rows)}
@@ -174,12 +175,12 @@ def forest(reading: Reading, score: str) -> list[Picture]:
     ]
 
 
-def _differences(reading: Reading, rows: Sequence[Entry], places: Mapping[str, int]) -> Any:
+def _differences(reading: Reading, rows: Sequence[Comparison], places: Mapping[str, int]) -> Any:
     """Candidates of one judgement."""
     color, symbol, name = _JUDGED[rows[0]["judgement"]]
     differences = [row["difference"] for row in rows]
     return go.Scatter(
-        x=[digits(100 * difference["mean"]) for difference in differences],
+        x=[digits(100 * (difference["mean"] or 0.0)) for difference in differences],
         y=[places[row["candidate"]] for row in rows],
         error_x=error_bars(differences, color, 100.0),
         mode="markers",

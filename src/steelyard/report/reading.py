@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from steelyard._results import BASELINE, Results
+from steelyard._results import BASELINE, Candidate, Comparison, DoneCell, Results
 
-Entry = Mapping[str, Any]
+Entry = Candidate
 
 
 @dataclass(frozen=True)
@@ -104,21 +103,15 @@ class Reading:
         """Place of the rarest class."""
         return self.by_frequency[-1]
 
-    def against_baseline(self, score: str) -> dict[str, Entry]:
+    def against_baseline(self, score: str) -> dict[str, Comparison]:
         """The comparisons on one score by candidate; empty where there are none."""
         rows = self.results["comparisons"].get(score, ())
         return {row["candidate"]: row for row in rows}
 
 
-def done(entry: Entry) -> list[Entry]:
+def done(entry: Entry) -> list[DoneCell]:
     """The cells of the seeds that a candidate finished."""
     return [cell for cell in entry["seeds"] if cell["status"] == "done"]
-
-
-def chosen_trial(cell: Entry) -> Entry | None:
-    """The trial whose draw was chosen on the validation rows."""
-    draw = cell.get("chosen")
-    return next((trial for trial in cell["trials"] if trial["draw"] == draw), None)
 
 
 def option_names(entry: Entry) -> list[str]:

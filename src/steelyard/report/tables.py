@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from steelyard._results import BASELINE
+from steelyard._results import BASELINE, chosen_trial
 from steelyard.report import numbers
 from steelyard.report.reading import (
     Entry,
     Reading,
-    chosen_trial,
     confusion,
     done,
     option_names,
@@ -238,7 +237,7 @@ def chosen(reading: Reading) -> list[tuple[Entry, list[tuple[str, str, str, str]
     table = []
     for entry in reading.ranked:
         trials = [t for cell in entry["seeds"] for t in cell["trials"]]
-        picked = [t for cell in done(entry) if (t := chosen_trial(cell)) is not None]
+        picked = [chosen_trial(cell) for cell in done(entry)]
         rows = []
         for name in option_names(entry):
             tried = [t["options"][name] for t in trials]

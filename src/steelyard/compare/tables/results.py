@@ -13,6 +13,7 @@ from steelyard._results import (
     Results,
     Score,
     Split,
+    chosen_trial,
 )
 from steelyard._results import Candidate as Entry
 from steelyard.compare.candidates import candidate, python_lines
@@ -118,7 +119,7 @@ def _code(item: Candidate, done: Sequence[DoneCell]) -> str | None:
     """Lines of Python with the draw that validated best of all seeds' chosen ones."""
     if not done:
         return None
-    trials = [cell["trials"][cell["chosen"]] for cell in done]
+    trials = [chosen_trial(cell) for cell in done]
     options = max(trials, key=lambda trial: trial["validation"] or 0.0)["options"]
     recipe = (
         f"# trained by AdamW, learning rate {options['learning_rate']:g}, "
