@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from steelyard import compare
+from steelyard._results import read_results
 from steelyard.compare.study import StudyError
 from steelyard.compare.training import api, checkpoints, rehearsal, results, work
 from steelyard.compare.training.course import Course
@@ -21,6 +22,7 @@ from steelyard.compare.training.kept import TrialStore
 from steelyard.compare.training.methods import METHODS, choose
 from steelyard.compare.training.plan import draw_options
 from steelyard.compare.training.riders import ridden
+from steelyard.report import render
 
 SPACE = {"learning_rate": (0.02, 0.5, 0.1), "weight_decay": (1e-5, 1e-2, 5e-4)}
 LOSSES = ["balanced-softmax", "ldam", "ldam-drw", "tau-normalised", "deferred-sampling"]
@@ -111,6 +113,18 @@ def test_results_hold_every_candidate_on_every_seed(finished):
     trial["draw"] = other["candidates"][0]["seeds"][1]["chosen"] = 1
     assert compare.Comparison(other).to_pandas().equals(frame)
     json.dumps(found, allow_nan=False)
+
+
+def test_a_report_shows_them(finished):
+    found = json.loads(json.dumps(finished.results))
+    read_results(found)
+    page = render(found)
+    assert "Every candidate trains your network with as many draws" in page
+    assert "one test set judges all seeds" in page
+    assert "for other seeds and other test rows of the same kind" in page
+    assert "Would show" in page
+    assert "One training" in page
+    assert "IoU and Dice of each class" not in page
 
 
 def test_forks_change_nothing_but_the_time(finished):
@@ -322,6 +336,10 @@ def test_masks_with_an_ignored_border():
             assert np.array(cell["confusion"]).sum() == 20 * 30
             assert cell["reliability"] == {"count": [], "confidence": [], "accuracy": []}
         assert len(entry["iou"]) == len(entry["dice"]) == 4
+    read_results(json.loads(json.dumps(found)))
+    page = render(found)
+    assert "IoU and Dice of each class" in page
+    assert "test images" in page
     with pytest.raises(StudyError, match="balanced-sampling needs one class per row"):
         compare.networks(
             nn.Identity, train=masks(), test=masks(), losses=["balanced-sampling"], ignore_index=255
@@ -350,6 +368,8 @@ def test_a_head_of_a_thousand_classes():
     ).results
     assert len(found["candidates"][0]["recall"]) == 1000
     assert found["candidates"][0]["seeds"][0]["confusion"] == []
+    read_results(json.loads(json.dumps(found)))
+    assert "<h2 id=" in render(found)
 
 
 def shuffled_study(k):

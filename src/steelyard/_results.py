@@ -12,7 +12,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 SCHEMA: Literal[1] = 1
 BASELINE = "cross-entropy"
@@ -99,7 +99,8 @@ class DoneCell(Judged):
 def _cell_agrees(cell: DoneCell) -> DoneCell:
     classes, bins, curve = len(cell["recall"]), cell["reliability"], cell["curve"]
     _same_length("precision and recall", cell["precision"], classes)
-    _same_length("confusion and recall", cell["confusion"], classes)
+    if cell["confusion"]:  # of very many classes it is left out
+        _same_length("confusion and recall", cell["confusion"], classes)
     for row in cell["confusion"]:
         _same_length("a row of confusion and recall", row, classes)
     _same_length("reliability.confidence and .count", bins["confidence"], len(bins["count"]))
@@ -148,6 +149,10 @@ class Candidate(TypedDict):
     recall: list[Interval]
     code: str | None
     seeds: list[_Cell]
+    rider: NotRequired[str | None]
+    sampling: NotRequired[str]
+    iou: NotRequired[list[Interval]]
+    dice: NotRequired[list[Interval]]
 
 
 def _candidate_agrees(entry: Candidate) -> Candidate:
@@ -236,6 +241,10 @@ class DataFacts(TypedDict):
     train_counts: list[Count]
     split: Split
     notes: list[str]
+    targets: NotRequired[Literal["classes", "masks", "tokens"]]
+    unit: NotRequired[str]
+    units: NotRequired[dict[str, Count]]
+    test: NotRequired[Literal["fixed", "carved"]]
 
 
 class ScoreName(TypedDict):
@@ -271,12 +280,14 @@ class Times(TypedDict):
     """What differs between two runs of one study."""
 
     seconds: Annotated[Number, Field(ge=0)]
+    trainings: NotRequired[dict[str, Number]]
 
 
 class Results(TypedDict):
     """A whole study."""
 
     schema: Literal[1]
+    kind: NotRequired[Literal["networks"]]  # tables where it is missing
     study: Annotated[dict[str, _Plain], AfterValidator(_study_agrees)]
     data: DataFacts
     environment: dict[str, _Plain]

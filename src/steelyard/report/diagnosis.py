@@ -93,6 +93,8 @@ def _curve_traces(entry: Entry, curve: _Shown, look: Look, number: str) -> list[
 
 def calibration(reading: Reading, entry: Entry) -> list[Picture]:
     """Accuracy by confidence over all seeds' test rows, above the rows in each bin."""
+    if not reliability(entry):  # masks and sequences keep no confidence
+        return []
     shown = against(reading, entry)
     share = {"tickformat": ".0%"}
     return [

@@ -22,6 +22,16 @@ class Reading:
     results: Results
 
     @property
+    def own(self) -> bool:
+        """Whether the network is the user's own."""
+        return self.results.get("kind") == "networks"
+
+    @property
+    def unit(self) -> str:
+        """What is tested, in the plural."""
+        return str(self.results["data"].get("unit", "rows"))
+
+    @property
     def select(self) -> str:
         """Name of the score that decides."""
         return str(self.results["study"]["select"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from steelyard._results import BASELINE, chosen_trial
+from steelyard._results import BASELINE, Interval, chosen_trial
 from steelyard.report import numbers
 from steelyard.report.reading import (
     Entry,
@@ -44,6 +44,7 @@ class Judged(NamedTuple):
     range: str
     p: str
     p_holm: str
+    detectable: str
     seeds: int
 
 
@@ -185,6 +186,7 @@ def judged(reading: Reading, score: str) -> dict[str, Judged]:
             numbers.difference(row["difference"]),
             numbers.p_value(row["p"]),
             numbers.p_value(row["p_holm"]),
+            numbers.percent(row["detectable"]),
             row["seeds"],
         )
         for name, row in reading.against_baseline(score).items()
@@ -207,6 +209,27 @@ def recalls(reading: Reading) -> list[tuple[str, str, list[Cell]]]:
         )
         for c in reversed(reading.by_frequency)
     ]
+
+
+def overlaps(reading: Reading) -> list[tuple[str, list[tuple[Cell, Cell]]]]:
+    """Class, and each finished candidate's IoU and Dice; the rarest class first."""
+    entries = [(e["iou"], e["dice"]) for e in reading.finished if e.get("iou") and e.get("dice")]
+    if not entries:
+        return []
+    return [
+        (reading.classes[c], [(_of_class(iou[c]), _of_class(dice[c])) for iou, dice in entries])
+        for c in reversed(reading.by_frequency)
+    ]
+
+
+def _of_class(found: Interval) -> Cell:
+    return Cell(numbers.percent(found["mean"]), numbers.interval("recall", found))
+
+
+def trainings(reading: Reading) -> list[tuple[str, str]]:
+    """Candidates that trained a network, and what one training took."""
+    each = reading.results["times"].get("trainings", {})
+    return [(reading.title(name), f"{seconds:.3g} s") for name, seconds in each.items()]
 
 
 def mistakes(reading: Reading) -> list[tuple[str, str, str, str]]:
