@@ -130,3 +130,13 @@ def test_an_unknown_loss_is_refused_with_the_nearest_name():
 def test_impossible_options_are_refused(options, text):
     with pytest.raises(StudyError, match=text):
         Study(("cross-entropy",), **options)
+
+
+def test_the_list_has_every_candidate_with_what_it_tunes(capsys):
+    from steelyard.cli import main
+
+    assert main(["compare", "--list"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if "  " in line}
+    for item in CANDIDATES:
+        assert item.loss in rows[item.name]
+        assert all(tuned.name in rows[item.name] for tuned in item.space)

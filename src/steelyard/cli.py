@@ -155,9 +155,10 @@ def _add_compare(commands: Commands) -> None:
         action="append",
         metavar="NAME",
         dest="losses",
-        help="a candidate; repeat for more. The baselines are always in the study; an unknown "
-        "NAME lists what there is",
+        help="a candidate; repeat for more; --list shows them. The baselines are always in the "
+        "study",
     )
+    compare.add_argument("--list", action="store_true", help="print every candidate, and end")
     compare.add_argument(
         "--seeds", action=_Told, type=int, default=5, help="splits and trainings (%(default)s)"
     )
@@ -225,8 +226,11 @@ def _compare(options: argparse.Namespace) -> None:
         return
     from steelyard.compare.comparison import write_results
     from steelyard.compare.study import StudyError
-    from steelyard.compare.tables.command import run_command, show
+    from steelyard.compare.tables.command import listing, run_command, show
 
+    if options.list:
+        print(listing())
+        return
     try:
         results, folder = run_command(options)
         # Shown first: whatever happens to the files, the answer is not lost.

@@ -13,11 +13,13 @@ from typing import Any
 
 from steelyard._results import Results
 from steelyard._text import printable
-from steelyard.compare.candidates import choose
+from steelyard.compare.candidates import ALWAYS, CANDIDATES, DEFAULT, candidate, choose
 from steelyard.compare.console import plain_console, print_results
 from steelyard.compare.machine import check_backend
 from steelyard.compare.store import FILE
+from steelyard.compare.study import Candidate
 from steelyard.compare.tables.data import load, load_digits
+from steelyard.compare.tables.draws import SHARED
 from steelyard.compare.tables.progress import LiveTable, PlainLines
 from steelyard.compare.tables.runner import run_study
 from steelyard.compare.tables.study import Study
@@ -55,6 +57,36 @@ def run_command(options: argparse.Namespace) -> tuple[Results, Path]:
         say_how_to_resume(folder)
         raise
     return results, folder
+
+
+def listing() -> str:
+    """Every candidate: its name, the loss it trains, and what it may tune."""
+    groups = {
+        "In every study": ALWAYS,
+        "In a study without --loss": [name for name in DEFAULT if name not in ALWAYS],
+        "By --loss NAME": [item.name for item in CANDIDATES if item.name not in DEFAULT],
+    }
+    lines = ["A candidate is a way to train and to decide, not only a loss."]
+    for heading, names in groups.items():
+        lines += ["", f"{heading}:"]
+        for item in map(candidate, names):
+            tuned = ", ".join(f"{r.name} {r.low:g} to {r.high:g}" for r in item.space)
+            lines.append(f"  {item.name:26}{_in_words(item)}{tuned and f'; tunes {tuned}'}")
+    shared = ", ".join(f"{r.name} {r.low:g} to {r.high:g}" for r in SHARED)
+    return "\n".join([*lines, "", f"All tune {shared}."])
+
+
+def _in_words(item: Candidate) -> str:
+    parts = [item.loss]
+    if item.weighted:
+        parts.append("with class_weights")
+    if item.head != "linear":
+        parts.append(f"on a {item.head} head")
+    if item.deferred:
+        parts.append("with weights that set in late")
+    if item.post_hoc:
+        parts.append("and adjust_logits at prediction")
+    return " ".join(parts)
 
 
 def default_folder(data: Path | None) -> Path:
