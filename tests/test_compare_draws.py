@@ -18,11 +18,13 @@ from steelyard.compare.study import Range, StudyError
 from steelyard.compare.tables.draws import SHARED, draw_trials
 from steelyard.compare.tables.study import Study
 
+NOT_STACKED = {"SymmetricCrossEntropyLoss"}  # its tail branches on its two parameters
+
 
 def test_every_public_loss_is_a_candidate():
     public = {name for name in sy.losses.__all__ if name.endswith("Loss")}
     softmax = {name for name in public if issubclass(getattr(sy, name), sy.SoftmaxLoss)}
-    assert {item.loss for item in CANDIDATES} == softmax - {"SoftmaxLoss"}
+    assert {item.loss for item in CANDIDATES} == softmax - {"SoftmaxLoss"} - NOT_STACKED
 
 
 def test_every_candidate_gets_the_same_budget():
