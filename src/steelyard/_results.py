@@ -82,6 +82,8 @@ class Judged(TypedDict):
     precision: list[Maybe]
     confusion: list[list[Count]]
     reliability: Reliability
+    iou: NotRequired[list[Maybe]]  # of masks and sequences
+    dice: NotRequired[list[Maybe]]
 
 
 class DoneCell(Judged):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from steelyard._results import Cell, DoneCell, FailedCell, Trial
+from steelyard._results import Judged as TestRows
 from steelyard.compare.scores import TITLES, score_predictions
 from steelyard.compare.training.course import Course, best
 from steelyard.compare.training.evaluation import Marks, Predictions
@@ -19,7 +21,6 @@ from steelyard.compare.training.riders import ridden
 from steelyard.compare.training.statistics import SCORES, score
 from steelyard.compare.training.work import selecting_score
 
-Cell = dict[str, Any]
 DENSE_TITLES = {
     "balanced_accuracy": "mean recall",
     "mean_iou": "mean IoU",
@@ -125,7 +126,7 @@ class Judge:
         run = Run(method.name, seed, chosen, draws[chosen])
         return self._scored(method, seed, trials, run, said("test", chosen), curve=False)
 
-    def _trial(self, run: Run) -> dict[str, Any]:
+    def _trial(self, run: Run) -> Trial:
         outcome = self.course.outcomes[run.key]
         return _trial_record(
             run.draw,
@@ -136,25 +137,23 @@ class Judge:
             outcome.curve[-1:],
         )
 
-    def _failed(self, method: Method, seed: int, trials: list[dict[str, Any]]) -> Judged:
+    def _failed(self, method: Method, seed: int, trials: list[Trial]) -> Judged:
         reasons = dict.fromkeys(trial["reason"] for trial in trials if trial["reason"])
         reason = "; ".join(reasons) or "no draw of the first seed finished"
-        return Judged(
-            {
-                "seed": seed,
-                "candidate": method.name,
-                "trials": trials,
-                "status": "failed",
-                "reason": reason,
-            },
-            None,
-        )
+        cell: FailedCell = {
+            "seed": seed,
+            "candidate": method.name,
+            "trials": trials,
+            "status": "failed",
+            "reason": reason,
+        }
+        return Judged(cell, None)
 
     def _scored(
         self,
         method: Method,
         seed: int,
-        trials: list[dict[str, Any]],
+        trials: list[Trial],
         run: Run,
         test: Predictions,
         curve: bool = True,
@@ -164,8 +163,8 @@ class Judge:
         marks = Marks.of(test, labels, self.units(seed))
         counts = self.problem.training.targets.counts(self.split(seed).train)
         outcome = self.course.outcomes.get(run.key)
-        losses = list(outcome.curve) if outcome is not None and curve else []
-        cell = {
+        losses: list[float | None] = list(outcome.curve) if outcome is not None and curve else []
+        cell: DoneCell = {
             "seed": seed,
             "candidate": method.name,
             "trials": trials,
@@ -185,11 +184,11 @@ class Judge:
 def _trial_record(
     draw: int,
     options: dict[str, float],
-    status: str,
+    status: Literal["done", "failed"],
     reason: str | None,
     validation: float | None,
     last_loss: tuple[float, ...],
-) -> dict[str, Any]:
+) -> Trial:
     return {
         "draw": draw,
         "options": options,
@@ -202,13 +201,13 @@ def _trial_record(
 
 def _scores(
     test: Predictions, labels: np.ndarray | None, marks: Marks, counts: np.ndarray
-) -> dict[str, Any]:
+) -> TestRows:
     """What a cell holds of its test rows."""
-    found: dict[str, Any]
+    found: TestRows
     if test.logits is not None:
         assert labels is not None
         logits = torch.from_numpy(test.logits.astype(np.float32))
-        found = {**score_predictions(logits, torch.from_numpy(labels), counts)}
+        found = score_predictions(logits, torch.from_numpy(labels), counts)
     else:
         matrix = test.matrix(None)
         hits, true, said = matrix.diagonal(), matrix.sum(1), matrix.sum(0)

@@ -25,7 +25,7 @@ import numpy as np
 from steelyard._results import BASELINE, SCHEMA
 from steelyard.compare.candidates import python_lines
 from steelyard.compare.machine import environment
-from steelyard.compare.scores import LOWER_IS_BETTER
+from steelyard.compare.results import failures, score_names, verdict_of
 from steelyard.compare.training.judging import Judge, Judged, titles
 from steelyard.compare.training.methods import Method
 from steelyard.compare.training.plan import Plan
@@ -38,11 +38,9 @@ from steelyard.compare.verdict import (
     RepeatedSplits,
     compare,
     interval,
-    judge,
 )
 
 _FEW_ROWS = 10  # validation rows of a class: its recall is then known to 15 points or so
-_PRICED = ("balanced_accuracy", "macro_f1", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -84,25 +82,17 @@ def assemble(
         "study": _options(plan),
         "data": _data(problem, plan, facts, judge_),
         "environment": environment(plan.device),
-        "scores": [
-            {"name": name, "title": title, "higher_is_better": name not in LOWER_IS_BETTER}
-            for name, title in shown.items()
-        ],
+        "scores": score_names(shown),
         "candidates": entries,
-        "comparisons": {name: [asdict(c) for c in rows] for name, rows in comparisons.items()},
-        "verdict": _verdict(plan, entries, evidence, comparisons, shown),
-        "failures": [
-            {
-                "candidate": name,
-                "seed": one.cell["seed"],
-                "draw": trial["draw"],
-                "reason": trial["reason"],
-            }
-            for name, row in judged.items()
-            for one in row
-            for trial in one.cell["trials"]
-            if trial["status"] == "failed"
-        ],
+        "comparisons": {name: [c.to_dict() for c in rows] for name, rows in comparisons.items()},
+        "verdict": verdict_of(
+            plan.select,
+            evidence[plan.select],
+            entries,
+            shown,
+            _detectable(comparisons[plan.select], plan.seeds),
+        ),
+        "failures": failures({name: [one.cell for one in row] for name, row in judged.items()}),
         "times": dict(times),
     }
 
@@ -126,7 +116,8 @@ def _evidence(
         name: RepeatedSplits(
             {
                 candidate: [
-                    one.cell["scores"][name] if one.marks is not None else None for one in row
+                    one.cell["scores"][name] if one.cell["status"] == "done" else None
+                    for one in row
                 ]
                 for candidate, row in judged.items()
             },
@@ -191,7 +182,7 @@ def _entry(
         "post_hoc": method.rider in ("adjusted", "normalised"),
         "rider": method.rider,
         "sampling": method.sampling,
-        "space": [asdict(item) for item in method.space],
+        "space": [item.to_dict() for item in method.space],
         "scores": scores,
         **per_class,
         "code": _code(method, done),
@@ -299,30 +290,6 @@ def notes(problem: Problem, plan: Plan, facts: Facts, judge_: Judge) -> list[str
     return found
 
 
-def _verdict(
-    plan: Plan,
-    entries: Sequence[Mapping[str, Any]],
-    evidence: Mapping[str, Evidence],
-    comparisons: Mapping[str, Sequence[Comparison]],
-    shown: Mapping[str, str],
-) -> dict[str, Any]:
-    named = {entry["name"]: entry["title"] for entry in entries}
-    verdict = judge(evidence[plan.select], named, BASELINE, shown[plan.select])
-    code = {entry["name"]: entry["code"] for entry in entries}
-    return {
-        "score": plan.select,
-        "sentences": [
-            *verdict.sentences,
-            *_detectable(comparisons[plan.select], plan.seeds),
-            *_price(plan.select, verdict.recommended, entries, shown),
-        ],
-        "best": verdict.best,
-        "tied": list(verdict.tied),
-        "recommended": verdict.recommended,
-        "code": code[verdict.recommended] if verdict.recommended else None,
-    }
-
-
 def _detectable(comparisons: Sequence[Comparison], seeds: int) -> list[str]:
     """How large a difference would have shown, where one did not."""
     unclear = [
@@ -338,24 +305,3 @@ def _detectable(comparisons: Sequence[Comparison], seeds: int) -> list[str]:
         f"Unclear means: with {seeds} seeds and these test rows, four of five studies would find "
         f"a difference of {size} points."
     ]
-
-
-def _price(
-    select: str,
-    recommended: str | None,
-    entries: Sequence[Mapping[str, Any]],
-    shown: Mapping[str, str],
-) -> list[str]:
-    """What the recommended candidate does to the scores that it was not chosen by."""
-    means = {
-        entry["name"]: {name: entry["scores"][name]["mean"] for name in _PRICED}
-        for entry in entries
-    }
-    if recommended in (None, BASELINE) or None in means[BASELINE].values():
-        return []
-    changes = [
-        f"{shown[name]} {100 * (means[recommended][name] - means[BASELINE][name]):+.1f}"
-        for name in _PRICED
-        if name != select
-    ]
-    return [f"What it does to the other scores, in points: {', '.join(changes)}."]
