@@ -60,6 +60,7 @@ def test_ten_kills_leave_the_results_as_they_would_have_been(tmp_path):
         lines.append(line)
     took = time.monotonic() - begun
     assert whole.wait() == 0
+    whole.stderr.close()
     dice = random.Random(0)
     kills = 0
     while kills < 10:
@@ -69,13 +70,16 @@ def test_ten_kills_leave_the_results_as_they_would_have_been(tmp_path):
                 break
         time.sleep(dice.uniform(0, took / 8))
         if process.poll() is not None:
+            process.stderr.close()
             break
         process.send_signal(signal.SIGKILL)
         process.wait()
+        process.stderr.close()
         kills += 1
     assert kills >= 5
     last = start("killed")
     last.stderr.read()
     assert last.wait() == 0
+    last.stderr.close()
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
     assert not (tmp_path / "killed" / "checkpoints").exists()

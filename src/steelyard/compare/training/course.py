@@ -71,6 +71,11 @@ class Course:
             for seed in self.plan.seed_list:
                 draw = self.chosen(method, seed)
                 keys |= {run.key for run in self.runs(method, seed) if run.draw == draw}
+        for method in self.methods:
+            if method.rider == "head-only":
+                for seed in self.plan.seed_list:
+                    draw = self.chosen_head(method, seed)
+                    keys |= {run.key for run in self.head_runs(method, seed) if run.draw == draw}
         return keys
 
     def baseline_run(self, seed: int) -> Run | None:
@@ -90,9 +95,29 @@ class Course:
         """The seed whose sequence of draws counts: that of the tuning."""
         return seed if seed in self.plan.tuning_seeds else self.plan.first_seed
 
+    def head_runs(self, method: Method, seed: int) -> list[Run]:
+        """The heads of a head-only method on the body that cross-entropy is judged by."""
+        base = self.baseline_run(seed)
+        if base is None:
+            return []
+        drawn = enumerate(draw_options(self.plan, method, self.plan.first_seed))
+        return [Run(method.name, seed, k, options, base.draw) for k, options in drawn]
+
+    def chosen_head(self, method: Method, seed: int) -> int | None:
+        """As `chosen`: on the tuning seed, and kept."""
+        tuned = seed if seed in self.plan.tuning_seeds else self.plan.first_seed
+        runs = self.head_runs(method, tuned)
+        found = {run.draw: self.outcomes.get(run.key) for run in runs}
+        return best({k: None if outcome is None else outcome.score for k, outcome in found.items()})
+
+    def networks(self) -> list[Outcome]:
+        """The finished trainings of whole networks."""
+        return [outcome for outcome in self.outcomes.values() if outcome.run.on is None]
+
     def add(self, outcomes: Iterable[Outcome]) -> None:
-        """Finished trainings."""
-        self.outcomes |= {outcome.run.key: outcome for outcome in outcomes}
+        """Finished trainings, with the heads that belong to them."""
+        for outcome in outcomes:
+            self.outcomes |= {one.run.key: one for one in (*outcome.heads, outcome)}
 
 
 def best(scores: Mapping[int, float | None]) -> int | None:

@@ -76,14 +76,21 @@ class Judge:
 
     def judged(self, method: Method, seed: int) -> Judged:
         """One candidate on one seed."""
+        course = self.course
         if method.rider is None:
-            return self._trained(method, seed)
+            return self._trained(
+                method, seed, course.runs(method, seed), course.chosen(method, seed)
+            )
+        if method.rider == "head-only":
+            heads = course.head_runs(method, seed)
+            chosen = course.chosen_head(method, seed)
+            # Every seed has all heads, for they cost nothing; the first one's choice is kept.
+            shown = [r for r in heads if seed in self.plan.tuning_seeds or r.draw == chosen]
+            return self._trained(method, seed, shown, chosen)
         return self._rider(method, seed)
 
-    def _trained(self, method: Method, seed: int) -> Judged:
-        runs = self.course.runs(method, seed)
+    def _trained(self, method: Method, seed: int, runs: list[Run], draw: int | None) -> Judged:
         trials = [self._trial(run) for run in runs]
-        draw = self.course.chosen(method, seed)
         run = next((run for run in runs if run.draw == draw), None)
         if run is None or self.course.outcomes[run.key].status != "done":
             return self._failed(method, seed, trials)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,12 +39,15 @@ class TrialStore(Store):
         return self
 
     def keep(self, outcome: Outcome) -> None:
-        """Write a finished training and its predictions in one transaction."""
-        record = asdict(outcome)
-        validation, test = record.pop("validation"), record.pop("test")
-        row = (outcome.run.key, json.dumps(record), validation, test)
+        """Write a finished training, its heads and all predictions in one transaction."""
+        rows = []
+        for one in (*outcome.heads, outcome):
+            record = asdict(replace(one, heads=()))
+            validation, test = record.pop("validation"), record.pop("test")
+            del record["heads"]
+            rows.append((one.run.key, json.dumps(record), validation, test))
         with self._explained(), self._database:
-            self._database.execute("INSERT OR REPLACE INTO trial VALUES (?, ?, ?, ?)", row)
+            self._database.executemany("INSERT OR REPLACE INTO trial VALUES (?, ?, ?, ?)", rows)
             self._database.execute("INSERT INTO took (seconds) VALUES (?)", (outcome.seconds,))
 
     def outcomes(self) -> Iterator[Outcome]:

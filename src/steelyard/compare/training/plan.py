@@ -21,6 +21,12 @@ DEFAULT_SPACE: Mapping[str, Any] = {
     "learning_rate": (1e-4, 1e-2, 1e-3),
     "weight_decay": (1e-4, 1e-1, 1e-2),
 }
+# What heads alone are trained with, by AdamW on features of unit size.
+HEAD_SPACE = (
+    Range("learning_rate", 1e-3, 3e-2, 5e-3, "log"),
+    Range("weight_decay", 1e-4, 1e-1, 1e-2, "log"),
+    Range("label_smoothing", 0.0, 0.0, 0.0),
+)
 Number = float | tuple[float, float, float]
 
 
@@ -126,11 +132,13 @@ class Run:
     seed: int
     draw: int
     options: Mapping[str, float]
+    on: int | None = None  # the draw of cross-entropy whose body a head alone was trained on
 
     @property
     def key(self) -> str:
         """A name for files."""
-        return f"{self.seed}-{self.draw}-{self.method}"
+        body = "" if self.on is None else f"-on-{self.on}"
+        return f"{self.seed}-{self.draw}-{self.method}{body}"
 
 
 def read_space(space: Mapping[str, Number] | None, own_optimizer: bool) -> tuple[Range, ...]:
@@ -178,7 +186,8 @@ def draw_options(plan: Plan, method: Method, seed: int) -> list[dict[str, float]
     columns = len(plan.space) + _OWN_COLUMNS
     rng = np.random.default_rng([seed, 1])
     points = qmc.Halton(columns, rng=rng).random(max(plan.draws - 1, 1))
-    space = (*plan.space, *method.space)
+    shared = HEAD_SPACE if method.rider == "head-only" else plan.space
+    space = (*shared, *method.space)
     return [_at(space, None if k == 0 else points[k - 1]) for k in range(plan.draws)]
 
 

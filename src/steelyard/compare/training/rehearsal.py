@@ -79,7 +79,7 @@ def rehearse(problem: Problem, plan: Plan, course: Course, workers: int) -> Iter
     predicted = len(split.validation) + len(split.test)
     batches = predicted / plan.batch_size
     epochs = _epochs(plan, course)
-    trainings = course.trainings() - len(course.outcomes)
+    trainings = course.trainings() - len(course.networks())
     seconds = trial.seconds * (epochs * trial.steps_per_epoch + trainings * batches * _FORWARD)
     tuning = "each seed" if plan.tune == "every" else "the first seed"
     more = plan.seeds - len(plan.tuning_seeds)
@@ -149,7 +149,7 @@ def _epochs(plan: Plan, course: Course) -> int:
     )
     fork = plan.deferral_epoch
     tuned = sum(plan.epochs + (len(line.runs) - 1) * (plan.epochs - fork) for line in lines)
-    later = course.trainings() - len(course.outcomes) - sum(len(line.runs) for line in lines)
+    later = course.trainings() - len(course.networks()) - sum(len(line.runs) for line in lines)
     return tuned + max(0, later) * plan.epochs
 
 

@@ -134,10 +134,10 @@ def _lead(
         torch.set_num_threads(chosen["threads"])
         course = Course(plan, problem.methods)
         course.add(store.outcomes())
-        if rehearsal and ranks.number == 1 and len(course.outcomes) < course.trainings():
+        if rehearsal and ranks.number == 1 and len(course.networks()) < course.trainings():
             for sentence in rehearse(problem, plan, course, workers):
                 watcher.note(sentence)
-        watcher.begin(course.trainings(), list(course.outcomes.values()))
+        watcher.begin(course.trainings(), course.networks())
         folder = None if out is None else out / CHECKPOINTS
         while lines := course.stage(forks):
             for outcome in _execute(

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from steelyard._results import BASELINE
 from steelyard.compare.study import StudyError
 from steelyard.compare.training.evaluation import Marks, NotFiniteError, Predictions, predict
-from steelyard.compare.training.heads import linear_head
+from steelyard.compare.training.head_only import Features, Head, train_heads, unit_scale
+from steelyard.compare.training.heads import features_of, linear_head
 from steelyard.compare.training.lines import Line
 from steelyard.compare.training.methods import Method
 from steelyard.compare.training.plan import Plan, Run, draw_options
@@ -46,6 +47,7 @@ class Outcome:
         validation: packed predictions of the validation rows.
         test: packed predictions of the test rows; only a chosen draw's are ever looked at.
         head: norms of the last layer's class vectors and its bias, where it is a linear one.
+        heads: what new heads on this network's body left.
     """
 
     run: Run
@@ -57,6 +59,7 @@ class Outcome:
     validation: bytes | None = None
     test: bytes | None = None
     head: dict[str, list[float]] | None = None
+    heads: tuple[Outcome, ...] = ()
 
 
 def run_line(
@@ -135,6 +138,7 @@ def _run(
             head=_head_of(network, problem.head, method),
             validation=validation.packed(),
             test=said_of(problem.testing, split.test).packed(),
+            heads=tuple(_heads(problem, plan, run, bare(network), split)),
         )
     except (DivergedError, NotFiniteError) as error:
         outcome = replace(outcome, status="failed", reason=f"the training diverged: {error}")
@@ -208,6 +212,72 @@ def _adjustments(problem: Problem, plan: Plan, run: Run, counts: np.ndarray) -> 
     if run.method != BASELINE or rider is None or problem.kind == "classes":
         return None
     return adjustments(draw_options(plan, rider, plan.first_seed), counts)
+
+
+def _heads(
+    problem: Problem, plan: Plan, run: Run, network: nn.Module, split: Split
+) -> Iterator[Outcome]:
+    """New heads on the body of cross-entropy's network."""
+    riders = [method for method in problem.methods if method.rider == "head-only"]
+    if run.method != BASELINE or not riders:
+        return
+    assert problem.head is not None
+    path = problem.head
+
+    def features(part: Part, rows: np.ndarray) -> Features:
+        loader = problem.loader(part, run.seed)
+        found = features_of(network, path, loader, rows, plan.batch_size, plan.device)
+        labels = problem.labels(part, rows)
+        assert labels is not None
+        return Features(found, labels)
+
+    parts = {
+        "train": features(problem.training, split.train),
+        "validation": features(problem.validating, split.validation),
+        "test": features(problem.testing, split.test),
+    }
+    scale = unit_scale(parts["train"].rows)
+    for part in parts.values():
+        part.rows.mul_(scale)
+    wanted = [
+        (method, draw, options)
+        for method in riders
+        for draw, options in enumerate(draw_options(plan, method, plan.first_seed))
+    ]
+    begun = time.monotonic()
+    counts = problem.training.targets.counts(split.train)
+    trained = [(method, options) for method, _, options in wanted]
+    heads = train_heads(trained, parts["train"], counts, run.seed)
+    seconds = (time.monotonic() - begun) / len(heads)
+    for (method, draw, options), head in zip(wanted, heads, strict=True):
+        own = Run(method.name, run.seed, draw, options, run.draw)
+        yield _head_outcome(problem, plan, own, head, parts, split, seconds)
+
+
+def _head_outcome(
+    problem: Problem,
+    plan: Plan,
+    run: Run,
+    head: Head,
+    parts: dict[str, Features],
+    split: Split,
+    seconds: float,
+) -> Outcome:
+    said = {name: head.logits(parts[name].rows) for name in ("validation", "test")}
+    if not all(np.isfinite(logits).all() for logits in said.values()):
+        reason = "the training diverged: its logits are not finite"
+        return Outcome(run, "failed", reason, (), seconds)
+    validation = Predictions(logits=said["validation"])
+    return Outcome(
+        run,
+        "done",
+        None,
+        (head.last_loss,),
+        seconds,
+        score=selecting_score(problem, plan, validation, split.validation),
+        validation=validation.packed(),
+        test=Predictions(logits=said["test"]).packed(),
+    )
 
 
 def selecting_score(
