@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from steelyard.compare.study import StudyError
@@ -28,6 +29,8 @@ def write(frame, path):
         frame.write_csv(plain, separator="\t" if ".tsv" in path.name else ",")
     if path.name.endswith(".gz"):
         plain.write_bytes(gzip.compress(plain.read_bytes()))
+    if path.name.endswith(".zst"):
+        plain.write_bytes(pa.compress(plain.read_bytes(), codec="zstd", asbytes=True))
     plain.rename(path)
     return path
 
@@ -64,7 +67,18 @@ def test_a_column_is_never_a_pattern(tmp_path, column):
 
 
 @pytest.mark.parametrize(
-    "name", ["A.CSV", "a.Tsv", "a.csv.gz", "a.tsv.gz", "A.CSV.GZ", "a.parq", "a.pq", "a.PARQUET"]
+    "name",
+    [
+        "A.CSV",
+        "a.Tsv",
+        "a.csv.gz",
+        "a.tsv.gz",
+        "a.csv.zst",
+        "A.CSV.GZ",
+        "a.parq",
+        "a.pq",
+        "a.PARQUET",
+    ],
 )
 def test_what_can_be_read_is_read_whatever_it_is_called(tmp_path, name):
     path = tmp_path / name

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from steelyard import _text
 from steelyard.compare.study import StudyError
 
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "?"]
@@ -129,9 +130,8 @@ def unreadable(path: Path, error: BaseException) -> StudyError:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line that can be read."""
-    text = str(error).strip() or type(error).__name__
-    return shorten(text.splitlines()[0], 300)
+    """The first line of an error's text, shortened."""
+    return shorten(_text.first_line(error), 300)
 
 
 def shorten(text: str, most: int = 120) -> str:
@@ -145,9 +145,8 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _csv_options(path: Path) -> dict[str, Any]:
-    separator = _separator(path)
     return {
-        "separator": separator,
+        "separator": _separator(path),
         "null_values": MISSING,
         "try_parse_dates": True,
         "glob": False,
