@@ -9,8 +9,7 @@ import studies
 
 from steelyard import compare
 from steelyard.compare.candidates import DEFAULT
-from steelyard.compare.scores import TITLES
-from steelyard.compare.study import SELECTABLE
+from steelyard.compare.scores import Scoring
 from steelyard.compare.tables.data import from_any
 from steelyard.compare.tables.splits import split_rows
 
@@ -43,8 +42,8 @@ def test_results_hold_what_is_documented(study):
         "verdict", "failures", "times",
     }  # fmt: skip
     assert [entry["name"] for entry in results["candidates"]] == list(DEFAULT)
-    assert [score["name"] for score in results["scores"]] == list(TITLES)
-    assert set(results["comparisons"]) == set(SELECTABLE)
+    assert [score["name"] for score in results["scores"]] == list(Scoring(10).titles)
+    assert set(results["comparisons"]) == set(Scoring(10).selectable)
     for entry in results["candidates"]:
         assert [cell["seed"] for cell in entry["seeds"]] == [0, 1]
         for cell in entry["seeds"]:

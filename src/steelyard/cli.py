@@ -187,6 +187,21 @@ def _add_compare(commands: Commands) -> None:
         "(%(default)s)",
     )
     compare.add_argument(
+        "--positive",
+        action=_Told,
+        metavar="CLASS",
+        help="of two classes, the one that is looked for; default: the rarer",
+    )
+    compare.add_argument(
+        "--at",
+        action=_Told,
+        type=float,
+        default=0.9,
+        metavar="SHARE",
+        help="the precision at which recall is read, and the recall at which precision is "
+        "(%(default)s)",
+    )
+    compare.add_argument(
         "--device", action=_Told, default="cpu", help="where to train, as in cuda (%(default)s)"
     )
     compare.add_argument(

@@ -12,6 +12,7 @@ from steelyard._text import printable
 from steelyard.compare.progress import bare_table
 
 _COLUMNS = ("balanced_accuracy", "macro_f1", "worst_class_recall")  # these fit 80 characters
+_BINARY_COLUMNS = ("balanced_accuracy", "average_precision", "f1")
 _MORE_COLUMNS = ("accuracy", "few_shot_recall", "calibration_error", "log_loss")
 _COLUMN_WIDTH = 13
 
@@ -56,7 +57,8 @@ def score_table(results: Results, width: int) -> Table:
     """Candidates × scores, with as many scores as fit."""
     select = results["study"]["select"]
     titles = {score["name"]: score["title"] for score in results["scores"]}
-    wanted = [name for name in dict.fromkeys((select, *_COLUMNS, *_MORE_COLUMNS)) if name in titles]
+    shown = (*_BINARY_COLUMNS, *_COLUMNS) if "f1" in titles else _COLUMNS
+    wanted = [name for name in dict.fromkeys((select, *shown, *_MORE_COLUMNS)) if name in titles]
     columns = wanted[: len(_COLUMNS) + max(0, width - 80) // _COLUMN_WIDTH]
     judged = {c["candidate"]: c for c in results["comparisons"][select]}
     table = bare_table()
@@ -74,8 +76,7 @@ def score_table(results: Results, width: int) -> Table:
 def _mean_and_spread(name: str, score: Interval) -> str:
     if score["mean"] is None:
         return "–"
-    factor = 1 if name == "log_loss" else 100
-    digits = 2 if name == "log_loss" else 1
+    factor, digits = (1, 2) if name in ("log_loss", "matthews") else (100, 1)
     mean = f"{factor * score['mean']:.{digits}f}"
     return mean if score["std"] is None else f"{mean} ±{factor * score['std']:.{digits}f}"
 

@@ -7,13 +7,18 @@ from typing import Any
 from steelyard._results import Interval
 
 NOTHING = "–"
-# Every score is a share and reads best in percent, but for this one.
-_NOT_A_SHARE = ("log_loss",)
+# Every score is a share and reads best in percent, but for these.
+_UNITS = {"log_loss": "nats", "matthews": "−1 to 1"}
 
 
 def is_share(score: str) -> bool:
     """Whether a score lies in [0, 1] and is shown in percent."""
-    return score not in _NOT_A_SHARE
+    return score not in _UNITS
+
+
+def unit(score: str) -> str:
+    """What a score is counted in."""
+    return _UNITS.get(score, "%")
 
 
 def percent(value: float | None, decimals: int = 1, *, sign: bool = False) -> str:

@@ -63,7 +63,8 @@ def facts(reading: Reading) -> list[Fact]:
     found = [
         Fact(
             entry["title"],
-            f"{numbers.score(score, entry['scores'][score]['mean'])} %",
+            numbers.score(score, entry["scores"][score]["mean"])
+            + (" %" if numbers.is_share(score) else ""),
             _named_interval(numbers.interval(score, entry["scores"][score])),
         )
         for entry in (baseline, other)
@@ -143,10 +144,7 @@ def _decapitalised(title: str) -> str:
 
 def columns(reading: Reading) -> list[tuple[str, str, str]]:
     """Name, title and unit of each score."""
-    return [
-        (name, title, "%" if numbers.is_share(name) else "nats")
-        for name, title in reading.score_titles.items()
-    ]
+    return [(name, title, numbers.unit(name)) for name, title in reading.score_titles.items()]
 
 
 def scores(reading: Reading) -> list[tuple[Entry, list[Cell]]]:

@@ -38,7 +38,7 @@ def run(
         backend: "local", "dask" or "ray".
         address: of the cluster's scheduler.
         **options: the fields of `Study`: seeds, draws, epochs, hidden, batch_size, select,
-            validation, test, first_seed, device, dtype, group.
+            positive, at, validation, test, first_seed, device, dtype, group.
 
     Returns:
         A `Comparison`.

@@ -17,7 +17,7 @@ from steelyard.compare.candidates import candidate
 from steelyard.compare.scores import score_predictions
 from steelyard.compare.tables.study import Trial
 from steelyard.compare.tables.train import Rows
-from steelyard.compare.tables.trained import Trained, confusions, selecting_scores
+from steelyard.compare.tables.trained import Trained, selecting_scores
 from steelyard.losses import adjust_logits
 
 
@@ -108,8 +108,8 @@ def _among_adjusted(trained: Trained, s: int, trials: Sequence[Trial]) -> Choice
         [-adjust_logits(zero, counts, tau=trial.options["tau"]) for trial in trials]
     ).to(study.device)
     rows = Rows(trained.validation.features[s : s + 1], trained.validation.labels[s : s + 1])
-    found = confusions(trained.networks.select(s, places), rows, adjust.unsqueeze(0))
-    scores = selecting_scores(study.select, found)[0]
+    networks = trained.networks.select(s, places)
+    scores = selecting_scores(study.select, trained.scoring, networks, rows, adjust.unsqueeze(0))[0]
     return Choice(
         trials,
         places,
@@ -157,4 +157,5 @@ def _judge(trained: Trained, s: int, place: int, adjust: Tensor | None) -> Judge
     if candidate(trial.candidate).head == "cosine":
         # No decision changes, but cosines are in [-1, 1]: probabilities need training's scale.
         logits = logits * trial.options["scale"]
-    return score_predictions(logits, torch.from_numpy(test.labels), trained.prepared[s].counts)
+    labels, counts = torch.from_numpy(test.labels), trained.prepared[s].counts
+    return score_predictions(logits, labels, counts, trained.scoring)

@@ -54,6 +54,7 @@ def run_group(data: Data, study: Study, group: Group, tick: Tick | None = None) 
         tick: called with the share of the group that is done.
     """
     prepared = {seed: prepare(data, seed, study.validation, study.test) for seed in group.seeds}
+    scoring = study.scoring(data.classes, data.counts().tolist())
     cells: list[Cell] = []
     with _one_thread():
         for seeds in _of_one_width(group.seeds, prepared):
@@ -65,7 +66,7 @@ def run_group(data: Data, study: Study, group: Group, tick: Tick | None = None) 
 
             parts = [prepared[seed] for seed in seeds]
             drawn = draw(study, group.candidates, seeds, [part.counts for part in parts])
-            cells += cells_of(train_stack(study, drawn, parts, advance))
+            cells += cells_of(train_stack(study, scoring, drawn, parts, advance))
     order = {cell: place for place, cell in enumerate(group.cells)}
     return sorted(cells, key=lambda cell: order[cell["seed"], cell["candidate"]])
 

@@ -13,7 +13,7 @@ from steelyard._results import Cell
 from steelyard._text import printable
 from steelyard.compare.candidates import candidate
 from steelyard.compare.progress import LiveBar, Pace, bare_table
-from steelyard.compare.scores import TITLES
+from steelyard.compare.scores import Scoring
 from steelyard.compare.tables.groups import Group
 from steelyard.compare.tables.study import Study
 
@@ -132,7 +132,9 @@ class LiveTable(Counting):
         table = bare_table()
         table.add_column("loss")
         table.add_column("seeds", justify="right")
-        table.add_column(f"mean {TITLES[self.study.select]}", justify="right")
+        table.add_column(
+            f"mean {Scoring(2, at=self.study.at).titles[self.study.select]}", justify="right"
+        )
         for name in self.study.losses:
             done = [cell for cell in self.cells.values() if cell["candidate"] == name]
             found = [c["scores"][self.study.select] for c in done if c["status"] == "done"]

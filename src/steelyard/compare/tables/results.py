@@ -19,8 +19,7 @@ from steelyard._results import Candidate as Entry
 from steelyard.compare.candidates import candidate, python_lines
 from steelyard.compare.machine import environment
 from steelyard.compare.results import failures, score_names, verdict_of
-from steelyard.compare.scores import TITLES
-from steelyard.compare.study import SELECTABLE, Candidate
+from steelyard.compare.study import Candidate
 from steelyard.compare.tables.data import Data
 from steelyard.compare.tables.prepare import Prepared
 from steelyard.compare.tables.study import Study
@@ -46,25 +45,27 @@ def assemble(
     facts = _facts(data, first)
     overlap = facts["split"]["test"] / facts["split"]["train"]
     rows = {name: [cells[seed, name] for seed in study.seed_list] for name in study.losses}
-    entries = [_entry(candidate(name), row, overlap) for name, row in rows.items()]
+    scoring = study.scoring(data.classes, data.counts().tolist())
+    titles = scoring.titles
+    entries = [_entry(candidate(name), row, overlap, list(titles)) for name, row in rows.items()]
     evidence = {
         score: RepeatedSplits(
             {entry["name"]: entry["scores"][score]["values"] for entry in entries}, overlap
         )
-        for score in SELECTABLE
+        for score in scoring.selectable
     }
     return {
         "schema": SCHEMA,
         "study": study.to_dict(),
         "data": facts,
         "environment": environment(study.device),
-        "scores": score_names(TITLES),
+        "scores": score_names(titles),
         "candidates": entries,
         "comparisons": {
             score: [found.to_dict() for found in compare(evidence[score], BASELINE)]
-            for score in SELECTABLE
+            for score in scoring.selectable
         },
-        "verdict": verdict_of(study.select, evidence[study.select], entries, TITLES),
+        "verdict": verdict_of(study.select, evidence[study.select], entries, titles),
         "failures": failures(rows),
         "times": {"seconds": round(seconds, 3)},
     }
@@ -90,10 +91,10 @@ def _facts(data: Data, first: Prepared) -> DataFacts:
     }
 
 
-def _entry(item: Candidate, row: list[Cell], overlap: float) -> Entry:
+def _entry(item: Candidate, row: list[Cell], overlap: float, names: Sequence[str]) -> Entry:
     done = [cell for cell in row if cell["status"] == "done"]
     scores: dict[str, Score] = {}
-    for score in TITLES:
+    for score in names:
         values = [cell["scores"][score] if cell["status"] == "done" else None for cell in row]
         scores[score] = {**interval(values, overlap).to_dict(), "values": values}
     classes = len(done[0]["recall"]) if done else 0

@@ -86,7 +86,13 @@ def run_study(
     check_backend(workers, backend, address)
     watcher = watcher or Silence()
     check_device(study.device)
+    scoring = study.scoring(data.classes, data.counts().tolist())
     first = prepare(data, study.first_seed, study.validation, study.test)  # also checks the data
+    if study.select in scoring.of_both and len(set(first.validation.labels.tolist())) < 2:
+        raise StudyError(
+            f"select is {study.select!r}, and the rarer class has no row left to choose by; find "
+            "more rows of it"
+        )
     size = _group_size(study, first)
     with Store(out) as store:
         chosen = store.claim(

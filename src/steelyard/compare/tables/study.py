@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from steelyard.compare.study import SELECTABLE, StudyError
+from steelyard.compare.scores import Scoring
+from steelyard.compare.study import StudyError
 
 _LARGEST = 10**12
 _MOST_TRAININGS = 10**6
@@ -23,6 +25,8 @@ class Study:
         hidden: units of the one hidden layer.
         batch_size: rows per step; None takes about sixteen steps per epoch, within 32 … 4096.
         select: the score by which a draw is chosen on the validation rows.
+        positive: of two classes, the name of the one that is looked for; None takes the rarer.
+        at: the precision at which recall is read, and the recall at which precision is.
         validation: share of each class's rows used for choosing.
         test: share of each class's rows that the chosen draw is judged on, once.
         first_seed: seeds are first_seed, first_seed + 1, …
@@ -38,6 +42,8 @@ class Study:
     hidden: int = 64
     batch_size: int | None = None
     select: str = "balanced_accuracy"
+    positive: str | None = None
+    at: float = 0.9
     validation: float = 0.2
     test: float = 0.2
     first_seed: int = 0
@@ -55,8 +61,11 @@ class Study:
             share = getattr(self, name)
             if not 0 < share < 1:
                 raise StudyError(f"{name} is {share}; it is a share of the rows, as in 0.2")
-        if self.select not in SELECTABLE:
-            raise StudyError(f"select is {self.select!r}; choose from: {', '.join(SELECTABLE)}")
+        known = Scoring(2).selectable
+        if self.select not in known:
+            raise StudyError(f"select is {self.select!r}; choose from: {', '.join(known)}")
+        if not 0 < self.at <= 1:
+            raise StudyError(f"at is {self.at}; it is a precision or a recall, as in 0.9")
         if self.validation + self.test >= 1:
             raise StudyError(
                 f"validation {self.validation} and test {self.test} leave no rows to train on; "
@@ -82,6 +91,35 @@ class Study:
     def deferral_epoch(self) -> int:
         """The epoch from which deferred weights count: 80 % of the way, as published."""
         return (4 * self.epochs) // 5
+
+    def scoring(self, classes: Sequence[str], counts: Sequence[int]) -> Scoring:
+        """How these data are scored.
+
+        Args:
+            classes: their names.
+            counts: rows of each.
+
+        Raises:
+            StudyError: a positive class that is not there, or a score of two classes for more.
+        """
+        if self.positive is not None and len(classes) != 2:
+            raise StudyError(
+                f"positive is {self.positive!r}, and there are {len(classes)} classes; "
+                "only of two one can be the positive one"
+            )
+        if self.positive is not None and self.positive not in classes:
+            raise StudyError(
+                f"positive is {self.positive!r}; choose from: {', '.join(map(repr, classes))}"
+            )
+        rarer = int(counts[1] <= counts[0]) if len(classes) == 2 else 0
+        positive = rarer if self.positive is None else list(classes).index(self.positive)
+        scoring = Scoring(len(classes), positive, self.at)
+        if self.select not in scoring.selectable:
+            raise StudyError(
+                f"select is {self.select!r}, which is for two classes, and there are "
+                f"{len(classes)}; choose from: {', '.join(scoring.selectable)}"
+            )
+        return scoring
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain JSON values."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steelyard import _results, metrics
-from steelyard.compare.scores import SELECTORS
+from steelyard.compare.scores import Scoring
 from steelyard.compare.tables.drawn import Drawn
 from steelyard.compare.tables.objective import Objective
 from steelyard.compare.tables.prepare import Part, Prepared
@@ -50,6 +50,7 @@ class Trained:
 
     Attributes:
         study: the options.
+        scoring: how they are scored.
         drawn: their trials.
         prepared: the rows of each seed.
         networks: themselves.
@@ -58,6 +59,7 @@ class Trained:
     """
 
     study: Study
+    scoring: Scoring
     drawn: Drawn
     prepared: Sequence[Prepared]
     networks: Networks
@@ -72,12 +74,17 @@ class Trained:
 
 
 def train_stack(
-    study: Study, drawn: Drawn, prepared: Sequence[Prepared], advance: Callable[[float], None]
+    study: Study,
+    scoring: Scoring,
+    drawn: Drawn,
+    prepared: Sequence[Prepared],
+    advance: Callable[[float], None],
 ) -> Trained:
     """Train all trials of some seeds as one stack.
 
     Args:
         study: the options.
+        scoring: how networks are scored on the validation rows.
         drawn: the trials.
         prepared: the rows of each seed, all with the same number of features.
         advance: called with the share of the epochs that is done.
@@ -99,7 +106,7 @@ def train_stack(
 
     def after_epoch(epoch: int, losses: Tensor) -> None:
         if epoch + 1 in shown:
-            scores = selecting_scores(study.select, confusions(networks, validation))
+            scores = selecting_scores(study.select, scoring, networks, validation)
             curves.add(epoch + 1, losses.cpu().numpy(), scores)
         advance((epoch + 1) / study.epochs)
 
@@ -115,30 +122,42 @@ def train_stack(
         Plan(drawn.seeds, study.epochs, study.batch_size or batch_size_for(rows.labels.shape[1])),
         after_epoch,
     )
-    return Trained(study, drawn, prepared, networks, curves, validation)
+    return Trained(study, scoring, drawn, prepared, networks, curves, validation)
 
 
-def confusions(networks: Networks, rows: Rows, adjust: Tensor | None = None) -> Tensor:
-    """Confusion matrices (S, T, C, C), true class by predicted class.
+def selecting_scores(
+    select: str, scoring: Scoring, networks: Networks, rows: Rows, adjust: Tensor | None = None
+) -> np.ndarray:
+    """The score that draws are chosen by, (S, T).
 
     Args:
+        select: its name.
+        scoring: how it is worked out.
         networks: S × T of them.
         rows: of S seeds.
         adjust: (S, T, C) is subtracted from the logits.
     """
+    decided = scoring.of_decisions(select)
     parts = []
     for where, logits in networks.logits_in_chunks(rows.features):  # (S, T, C, B)
         if adjust is not None:
             logits = logits - adjust.unsqueeze(3)
+        if decided is None:
+            parts.append(logits.cpu())
+            continue
         guess = logits.argmax(2)  # (S, T, B)
         labels = rows.labels[:, where].unsqueeze(1)
         parts.append(metrics.confusion_matrix(guess, labels, logits.shape[2]))
-    return torch.stack(parts).sum(0)
-
-
-def selecting_scores(select: str, found: Tensor) -> np.ndarray:
-    """The score that draws are chosen by, (S, T), of confusion matrices (S, T, C, C)."""
-    return SELECTORS[select](found).cpu().numpy()
+    if decided is not None:
+        return decided(torch.stack(parts).sum(0)).cpu().numpy()
+    logits, labels = torch.cat(parts, 3).mT, rows.labels.cpu()  # (S, T, B, C)
+    return np.array(
+        [
+            # A network that diverged has no order, and no score.
+            [scoring.of_order(select, z, y) if z.isfinite().all() else np.nan for z in trials]
+            for trials, y in zip(logits, labels, strict=True)
+        ]
+    )
 
 
 def _stacked(parts: Sequence[Part], device: str, dtype: torch.dtype) -> Rows:
