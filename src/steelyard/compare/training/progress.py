@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.console import Group as Stacked
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from steelyard.compare.progress import LiveBar, Pace, bare_table
 from steelyard.compare.training.judging import titles
 from steelyard.compare.training.methods import trained
 from steelyard.compare.training.plan import Plan, Run
@@ -27,16 +24,13 @@ class Counting:
     def __init__(self, problem: Problem, plan: Plan) -> None:
         self.problem, self.plan = problem, plan
         self.title = titles(problem.kind).get(plan.select, plan.select)
-        self.total = 0
+        self.pace = Pace(0)
         self.outcomes: list[Outcome] = []
-        self._before = 0
-        self._begun = time.monotonic()
         self._under_way: dict[str, float] = {}
 
     def begin(self, trainings: int, outcomes: Sequence[Outcome]) -> None:
         """See `Watcher`."""
-        self.total, self.outcomes = trainings, list(outcomes)
-        self._before, self._begun = len(outcomes), time.monotonic()
+        self.pace, self.outcomes = Pace(trainings, len(outcomes)), list(outcomes)
         self.show()
 
     def tick(self, run: Run, share: float) -> None:
@@ -57,14 +51,6 @@ class Counting:
     def done(self) -> float:
         """Finished trainings, those under way by their share."""
         return len(self.outcomes) + sum(self._under_way.values())
-
-    def remaining(self) -> str:
-        """How long the rest will take at the pace of this run, or nothing."""
-        fresh = self.done - self._before
-        if fresh <= 0 or self.done >= self.total:
-            return ""
-        seconds = (time.monotonic() - self._begun) / fresh * (self.total - self.done)
-        return f"about {duration(seconds)} left"
 
 
 class PlainLines(Counting):
@@ -99,10 +85,10 @@ class PlainLines(Counting):
             if outcome.score is not None
             else outcome.reason
         )
-        rest = "".join(f", {part}" for part in [self.remaining()] if part)
+        rest = "".join(f", {part}" for part in [self.pace.left(self.done)] if part)
         self.note(
             f"{run.method}, seed {run.seed}, draw {run.draw}: {found} "
-            f"({len(self.outcomes)} of {self.total}{rest})"
+            f"({len(self.outcomes)} of {self.pace.total}{rest})"
         )
 
 
@@ -111,19 +97,10 @@ class LiveTable(Counting):
 
     def __init__(self, problem: Problem, plan: Plan, console: Console) -> None:
         super().__init__(problem, plan)
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-        )
-        self._task = self._bar.add_task("training", total=None, left="")
-        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._bar = LiveBar(console)
 
     def __enter__(self) -> LiveTable:
-        self._live.__enter__()
+        self._bar.__enter__()
         return self
 
     def __exit__(
@@ -132,19 +109,18 @@ class LiveTable(Counting):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._live.__exit__(kind, error, trace)
+        self._bar.__exit__(kind, error, trace)
 
     def note(self, sentence: str) -> None:
         """See `Watcher`."""
-        self._live.console.print(sentence, markup=False, highlight=False)
+        self._bar.note(sentence)
 
     def show(self) -> None:
         """See `Counting`."""
-        self._bar.update(self._task, total=self.total, completed=self.done, left=self.remaining())
-        self._live.update(Stacked(self._table(), self._bar))
+        self._bar.show(self._table(), self.pace, self.done)
 
     def _table(self) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+        table = bare_table()
         table.add_column("loss")
         table.add_column("trainings", justify="right")
         table.add_column(f"best validation {self.title}", justify="right")
