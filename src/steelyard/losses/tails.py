@@ -33,6 +33,12 @@ def _focal(log_p: Tensor, gamma: float | Tensor) -> tuple[Tensor, Tensor | float
     if not isinstance(gamma, Tensor) and gamma == 0:
         return -log_p, 1.0
     bounded = log_p.clamp(min=_CERTAINLY_WRONG)
+    if not isinstance(gamma, Tensor) and gamma >= 1:
+        # In fewer calls: where losses are few, calls are all that counts.
+        less = torch.expm1(bounded)  # −m
+        power = less if gamma == 2 else less.abs().pow_(gamma - 1).neg_()  # −m^(γ−1)
+        slope = torch.addcmul(less, bounded.exp(), bounded, value=gamma).mul_(power)
+        return (log_p * less).mul_(power).neg_(), slope
     miss = _miss(bounded)
     power = miss.pow(gamma)
     ratio = bounded.exp().mul_(bounded).div_(miss)

@@ -6,11 +6,12 @@ any more, :func:`lacking` names it, and every loss takes the reference, which ne
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 # What is asked of torch, and where it stands in torch 2.11 to 2.13.
 _QUESTIONS = {
@@ -40,10 +41,10 @@ _ask = {name: _found(path) for name, path in _QUESTIONS.items()}
 
 def lacking() -> str | None:
     """The first question that this torch cannot be asked; None where all can."""
-    for name, ask in _ask.items():
-        if ask is None:
-            return f"torch.{_QUESTIONS[name]}"
-    return None
+    if None not in _ask.values():
+        return None
+    name = next(name for name, ask in _ask.items() if ask is None)
+    return f"torch.{_QUESTIONS[name]}"
 
 
 def _yes(name: str, *about: Any) -> bool:
@@ -72,12 +73,14 @@ def is_traced() -> bool:
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
-def has_tangent(tensor: Tensor | None) -> bool:
-    """Whether forward-mode differentiation carries a derivative of this tensor."""
-    if tensor is None:
+def have_tangents(tensors: Iterable[Tensor]) -> bool:
+    """Whether forward-mode differentiation carries a derivative of one of these.
+
+    The level spares the question where nobody differentiates forward.
+    """
+    if getattr(forward_ad, "_current_level", 0) < 0:
         return False
-    dual = torch.autograd.forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
-    return dual.tangent is not None
+    return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)  # type: ignore[no-untyped-call]
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -199,8 +199,8 @@ def _obstacle(logits: Tensor, tensors: tuple[Tensor, ...], in_a_graph: bool) -> 
     for tensor in (logits, *tensors):
         if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
             return "the logits, or another argument, are not a plain tensor"
-        if compat.has_tangent(tensor):
-            return "forward-mode differentiation is active"
+    if compat.have_tangents((logits, *tensors)):
+        return "forward-mode differentiation is active"
     return None
 
 

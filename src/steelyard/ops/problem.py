@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Problem:
     """The losses of a batch, all but its logits (N, C, d…). Each family of losses derives it.
 
-    Class vectors have shape (C,) and the dtype of the computation.
+    It does not change once it is made; declared frozen it would take three times as long to make,
+    which small problems feel. Class vectors have shape (C,) and the dtype of the computation.
 
     Attributes:
         target: one class index or number per position (N, d…), or one per cell (N, C, d…).

@@ -41,7 +41,7 @@ CROSS_ENTROPY = Tail(_minus_log_p, _of_slope_one)
 """−log p."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class SoftmaxProblem(Problem):
     """Losses of the softmax family, one per position.
 

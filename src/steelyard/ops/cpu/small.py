@@ -18,6 +18,8 @@ FEW = 2**15
 _MINUS_ONE = {
     dtype: torch.tensor(-1.0, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)
 }
+# PyTorch's softmax takes rows of fewer classes one number at a time, and tiles are faster.
+SHORT, FEW_OF_SHORT = 16, 2**12
 
 # Log p of all classes (N, C); and times what each loss counts its slope, (N,), 0 where ignored.
 Kept = tuple[Tensor, Tensor]
@@ -25,8 +27,9 @@ Kept = tuple[Tensor, Tensor]
 
 def obstacle(logits: Tensor, problem: Problem) -> str | None:
     """Why PyTorch's kernels are not the quickest way, if so."""
-    if logits.numel() > FEW:
-        return f"there are more than {FEW} logits"
+    few = FEW if logits.ndim == 2 and logits.shape[1] >= SHORT else FEW_OF_SHORT
+    if logits.numel() > few:
+        return f"there are more than {few} logits"
     if not isinstance(problem, SoftmaxProblem) or problem.all_classes:
         return "it takes class indices alone, without smoothing"
     if problem.margin is not None:
@@ -71,23 +74,31 @@ def forward(
 ) -> tuple[Tensor, float | None, Kept | None]:
     """The losses (N,) of positions, reduced; the divisor of a mean; and what backward wants."""
     log_p = problem.edited(logits, None).log_softmax(1)
-    # What each position counts, 0 where ignored, is its loss where log p is −1.
-    share = _own(_MINUS_ONE[log_p.dtype].expand_as(log_p), problem, problem.weight)
-    if problem.sample_weight is not None:
-        share = share * problem.sample_weight
+    share = None
+    if problem.weight is not None or problem.sample_weight is not None:
+        # What each position counts, 0 where ignored, is its loss where log p is −1.
+        share = _own(_MINUS_ONE[log_p.dtype].expand_as(log_p), problem, problem.weight)
+        if problem.sample_weight is not None:
+            share = share * problem.sample_weight
     parameter = problem.parameter
     if parameter is not None and not isinstance(parameter, float):
         parameter = problem.parameter_of(
             problem.target.masked_fill(problem.target == problem.ignore_index, 0)
         )
     losses, slope = problem.tail.with_slope(_own(log_p, problem, None).neg_(), parameter)
-    kept = (log_p, share * slope) if differentiate else None
+    # Without weights there is nothing to multiply: log p of ignored positions is 0, and so is their
+    # loss; and nll_loss_backward leaves their slopes out.
+    if share is not None:
+        losses, slope = losses.mul_(share), share * slope
+    if not isinstance(slope, Tensor):
+        slope = torch.full_like(losses, slope)
+    kept = (log_p, slope) if differentiate else None
     if reduction.kind == "none":
-        return losses.mul_(share), None, kept
+        return losses, None, kept
     count = 0.0
     if reduction.kind == "mean" and not isinstance(reduction.over, Tensor):
         count = problem.count(reduction.over, share).item()
-    value, divisor = reduction.of_numbers(losses.dot(share).item(), count)
+    value, divisor = reduction.of_numbers(losses.sum().item(), count)
     return logits.new_full((), value), divisor, kept
 
 
@@ -102,7 +113,7 @@ def backward(
     by_loss = slope.mul_(gradient)
     # The 0 is the reduction "none"; the last is the divisor of the mean, which it does not look at.
     by_log_p = torch.ops.aten.nll_loss_backward(
-        by_loss, log_p, problem.target, None, 0, problem.ignore_index, by_loss.new_empty(())
+        by_loss, log_p, problem.target, None, 0, problem.ignore_index, _MINUS_ONE[log_p.dtype]
     )
     result = torch._log_softmax_backward_data(by_log_p, log_p, 1, logits.dtype)
     return result if problem.scale is None else result.mul_(problem.scale)
