@@ -137,6 +137,7 @@ def evaluate(
     reduction = ops.Reduction(kind, over, math.nan if options.empty == "nan" else math.inf)
     if target.is_floating_point():
         check_no_ignored_probabilities(options)
+        check_few_probabilities(target)
         problem = problem_of(form, options, target.to(dtype), sample_weight)
         losses = ops.losses(logits, problem, options.engine, reduction)
     else:
@@ -219,6 +220,19 @@ def check_no_ignored_probabilities(options: Options) -> None:
         )
 
 
+def check_few_probabilities(target: Tensor) -> None:
+    """Raise if a small target on the CPU holds numbers below 0; a large one costs time to read."""
+    if target.numel() <= _FEW and readable(target):
+        wrong = target < 0
+        if wrong.any():
+            where = wrong.nonzero()[0].tolist()
+            raise ValueError(
+                f"target{where} is {float(target[tuple(where)])!r}: probabilities are numbers ≥ 0. "
+                "Leave positions out by sample_weight=0; several labels per position, some of "
+                "them missing, are for BCEWithLogitsLoss"
+            )
+
+
 def refuse_out_of_range(
     target: Tensor, num_classes: int, ignore_index: int, error: Exception
 ) -> NoReturn:
@@ -241,9 +255,14 @@ def _shape_hint(logits: Tensor, target: Tensor, positions: torch.Size) -> str:
     if target.ndim == len(positions) + 1 and target.shape[1] == 1:
         return ": use target.squeeze(1)"
     if target.shape == logits.shape:
-        return ": one-hot integers become probabilities by target.float()"
+        return (
+            ": one-hot integers become probabilities by target.float(); several labels per "
+            "position are for BCEWithLogitsLoss and its family"
+        )
     return ""
 
+
+_FEW = 1 << 14  # numbers that are read in microseconds
 
 KEYWORDS = Keywords(Options, CallOptions)
 
