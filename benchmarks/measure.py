@@ -13,7 +13,9 @@ import torch
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def seconds(calls: dict[str, Callable[[], object]], budget: float) -> dict[str, float]:
+def seconds(
+    calls: dict[str, Callable[[], object]], budget: float, at_least: int = 9
+) -> dict[str, float]:
     """Median time of each call, taken in turns, so that a busy moment meets them all.
 
     Each round has an order of its own: who comes right after a call that takes and frees much
@@ -29,7 +31,7 @@ def seconds(calls: dict[str, Callable[[], object]], budget: float) -> dict[str, 
         repeats[name] = max(1, min(200, int(0.01 / (time.perf_counter() - start))))
     found: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + budget
-    while time.perf_counter() < end or len(next(iter(found.values()))) < 9:
+    while time.perf_counter() < end or len(next(iter(found.values()))) < at_least:
         shuffler.shuffle(order)
         for name in order:
             call = calls[name]

@@ -372,10 +372,3 @@ def test_two_rows_of_every_class_leave_none_to_choose_by():
     data = from_any(np.arange(6.0)[:, None], [0, 1, 2] * 2)
     with pytest.raises(StudyError, match="no class has a third row: one trains, one tests"):
         prepare(data, 0, 0.2, 0.2)
-
-
-def test_images_are_read_as_numbers_in_no_order_and_it_is_said():
-    labels = np.arange(60) % 3
-    (note,) = from_any(np.zeros((60, 3, 8, 8)) + labels[:, None, None, None], labels).notes
-    assert "(60, 3, 8, 8): each row is read as 192 numbers, in no order." in note
-    assert "steelyard.compare.networks" in note

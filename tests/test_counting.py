@@ -1,6 +1,5 @@
 """count_classes: every source gives what a loop over its labels gives."""
 
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -438,20 +437,3 @@ class TestProgress:
         )
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
-
-
-def test_a_label_that_stands_apart_is_no_silent_class():
-    mask = torch.tensor([[[0, 1, 2], [0, 255, 255]]], dtype=torch.uint8)
-    message = (
-        "label 255 stands apart: the others end at 2, and classes 3 to 254 never occur. If 255 "
-        "marks what is not to count, pass num_classes=3, ignore_index=255; if it is a class, "
-        "num_classes=256"
-    )
-    with pytest.warns(UserWarning, match=re.escape(message)) as told:
-        assert len(count_classes(mask)) == 256
-    assert told[0].filename == __file__
-    count_classes(mask, num_classes=256)
-    count_classes(mask, ignore_index=255)
-    count_classes(torch.tensor([0, 1, 33]))  # as many are missing in ids with a gap
-    with pytest.warns(UserWarning, match="label 34 stands apart"):
-        count_classes([0, 1, 34])

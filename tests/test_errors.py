@@ -452,11 +452,3 @@ def test_nothing_is_changed_after_an_error(row: Row) -> None:
     with pytest.raises(TypeError):
         row.function(logits, TARGET, **row.arguments, **options)
     assert options == {"alpha": 1, "weight": [1.0] * C}
-
-
-@pytest.mark.parametrize("marker", [-1.0, -100.0])
-def test_a_small_floating_target_below_0_is_no_probability(marker):
-    target = torch.tensor([[1.0, 0.0], [0.0, marker]])
-    message = rf"target\[1, 1\] is {marker}: probabilities are numbers ≥ 0. Leave"
-    with pytest.raises(ValueError, match=message):
-        sy.cross_entropy_loss(torch.zeros(2, 2), target)

@@ -5,6 +5,7 @@ from steelyard.decide import decide, fit_temperature, tune_biases, tune_threshol
 from steelyard.distributed import ExactMean, step_denominator
 from steelyard.explain import explain, explain_engine
 from steelyard.heads import CosineLinear
+from steelyard.linear import linear_loss
 from steelyard.losses import *  # noqa: F403
 from steelyard.schedule import DeferredReweighting
 
@@ -62,6 +63,7 @@ __all__ = [
     "hill_loss",
     "jaccard_loss",
     "ldam_loss",
+    "linear_loss",
     "logit_adjusted_loss",
     "lovasz_loss",
     "poly_loss",

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -22,21 +19,10 @@ def write_atomically(path: Path, text: str) -> None:
     content = text.encode("utf-8", errors="backslashreplace")
     if _holds(path, content):
         return
-    with replacing(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of another at the end of the block, whole or not at all.
-
-    Raises:
-        OSError: the folder cannot be written or the disk is full; the old file is untouched.
-    """
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with temporary.open("xb") as file:  # unlike tempfile's, with the rights of the umask
-            yield file
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -1,6 +1,5 @@
 """count_classes: labels of any source counted exactly, in constant memory."""
 
-import warnings
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -13,7 +12,6 @@ from steelyard.classes.numbers import LARGEST_CLASS
 from steelyard.classes.sources import Piece, pieces
 
 _BLOCK = 1 << 20  # elements counted at once
-_APART = 32  # as many classes may be missing in a row; ids with gaps have fewer
 
 
 def count_classes(
@@ -39,8 +37,7 @@ def count_classes(
               (a mapping). Samples are loaded whole; give the labels alone where they are at hand
             - a `DataLoader`, or any other iterable of such batches, whose target's first dimension
               runs over the samples; also a generator of the labels themselves
-        num_classes: C. None: the largest label + 1, or the number of names; a largest label that
-            stands far apart from the others, as void pixels of 255 do, then gives a warning.
+        num_classes: C. None: the largest label + 1, or the number of names.
         ignore_index: A class index that is counted nowhere, not in ``support`` either.
         progress: Show a progress bar (needs rich, which ``steelyard[compare]`` installs).
 
@@ -65,25 +62,7 @@ def count_classes(
         raise ValueError(
             "no labels to count; for counts of zero, say how many classes there are: num_classes="
         )
-    if num_classes is None:
-        _warn_of_a_label_apart(tally.counts)
     return ClassCounts(tally.counts, tally.support)
-
-
-def _warn_of_a_label_apart(counts: Tensor) -> None:
-    """Void pixels are often labelled 255: without ignore_index they would be 256 classes."""
-    present = counts.nonzero().flatten()[-2:].tolist()
-    if len(present) < 2:
-        return
-    last, apart = present
-    if apart - last > max(last + 1, _APART):
-        warnings.warn(
-            f"label {apart} stands apart: the others end at {last}, and classes {last + 1} to "
-            f"{apart - 1} never occur. If {apart} marks what is not to count, pass "
-            f"num_classes={last + 1}, ignore_index={apart}; if it is a class, num_classes="
-            f"{apart + 1}",
-            stacklevel=3,
-        )
 
 
 def _in_sorted_order(

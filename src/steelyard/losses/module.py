@@ -7,9 +7,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from steelyard import ops
 from steelyard.classes import ClassCounts
 from steelyard.losses.options import Keywords, Options
 from steelyard.losses.vectors import PerClass, has_values, read_class_vector
+
+Compute = Callable[[Tensor, Any, str, ops.Reduction], Tensor]
 
 
 def times(form: Any, name: str, given: float | PerClass | None, **limits: Any) -> Any:
@@ -119,6 +122,20 @@ class Loss(nn.Module):
     ) -> Tensor:
         """The loss of logits against target; each family says what it takes."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def computed_by(
+        self,
+        compute: Compute,
+        logits: Tensor,
+        target: Tensor,
+        sample_weight: Tensor | None = None,
+        denominator: float | Tensor | None = None,
+    ) -> Tensor:
+        """The loss, by ``compute`` in the place of :func:`steelyard.ops.losses`.
+
+        For who has the logits in another form: of those given only shape, dtype and device count.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs the logits themselves")
 
     def denominator(self, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """What the mean divides by for these targets.

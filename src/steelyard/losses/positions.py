@@ -24,7 +24,7 @@ from steelyard.losses.contract import (
     check_sample_weight,
     described,
 )
-from steelyard.losses.module import Loss, times
+from steelyard.losses.module import Compute, Loss, times
 from steelyard.losses.options import CallOptions, Keywords, Options
 from steelyard.losses.vectors import PerClass, fit, moved, readable
 
@@ -101,6 +101,7 @@ def evaluate(
     target: Tensor,
     sample_weight: Tensor | None = None,
     denominator: float | Tensor | None = None,
+    compute: Compute = ops.losses,
 ) -> Tensor:
     """The loss of logits against target.
 
@@ -112,6 +113,7 @@ def evaluate(
             logits' shape.
         sample_weight: finite and ≥ 0, broadcastable to the shape of class indices.
         denominator: divides the sum, in place of what ``mean_over`` says.
+        compute: computes the losses of logits.
 
     Returns:
         A 0-d tensor, or with reduction="none" one of the shape of class indices; in float32, or
@@ -137,15 +139,14 @@ def evaluate(
     reduction = ops.Reduction(kind, over, math.nan if options.empty == "nan" else math.inf)
     if target.is_floating_point():
         check_no_ignored_probabilities(options)
-        check_few_probabilities(target)
         problem = problem_of(form, options, target.to(dtype), sample_weight)
-        losses = ops.losses(logits, problem, options.engine, reduction)
+        losses = compute(logits, problem, options.engine, reduction)
     else:
         target = target.long()
         problem = problem_of(form, options, target, sample_weight)
         refuse_on_device(target, logits.shape[1], options.ignore_index)
         try:
-            losses = ops.losses(logits, problem, options.engine, reduction)
+            losses = compute(logits, problem, options.engine, reduction)
         except (IndexError, RuntimeError) as error:
             refuse_out_of_range(target, logits.shape[1], options.ignore_index, error)
     return losses.squeeze(0) if single and kind == "none" else losses
@@ -220,19 +221,6 @@ def check_no_ignored_probabilities(options: Options) -> None:
         )
 
 
-def check_few_probabilities(target: Tensor) -> None:
-    """Raise if a small target on the CPU holds numbers below 0; a large one costs time to read."""
-    if target.numel() <= _FEW and readable(target):
-        wrong = target < 0
-        if wrong.any():
-            where = wrong.nonzero()[0].tolist()
-            raise ValueError(
-                f"target{where} is {float(target[tuple(where)])!r}: probabilities are numbers ≥ 0. "
-                "Leave positions out by sample_weight=0; several labels per position, some of "
-                "them missing, are for BCEWithLogitsLoss"
-            )
-
-
 def refuse_out_of_range(
     target: Tensor, num_classes: int, ignore_index: int, error: Exception
 ) -> NoReturn:
@@ -255,14 +243,9 @@ def _shape_hint(logits: Tensor, target: Tensor, positions: torch.Size) -> str:
     if target.ndim == len(positions) + 1 and target.shape[1] == 1:
         return ": use target.squeeze(1)"
     if target.shape == logits.shape:
-        return (
-            ": one-hot integers become probabilities by target.float(); several labels per "
-            "position are for BCEWithLogitsLoss and its family"
-        )
+        return ": one-hot integers become probabilities by target.float()"
     return ""
 
-
-_FEW = 1 << 14  # numbers that are read in microseconds
 
 KEYWORDS = Keywords(Options, CallOptions)
 
@@ -312,6 +295,19 @@ class SoftmaxLoss(Loss):
             IndexError: a class index outside [0, C) that is not ``ignore_index``.
         """
         return evaluate(self.form, self.options, logits, target, sample_weight, denominator)
+
+    def computed_by(
+        self,
+        compute: Compute,
+        logits: Tensor,
+        target: Tensor,
+        sample_weight: Tensor | None = None,
+        denominator: float | Tensor | None = None,
+    ) -> Tensor:
+        """The loss, by ``compute`` in the place of :func:`steelyard.ops.losses`."""
+        return evaluate(
+            self.form, self.options, logits, target, sample_weight, denominator, compute
+        )
 
     def denominator(self, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """What the mean divides by for these targets.

@@ -9,7 +9,8 @@
 * :mod:`~steelyard.ops.cuda`: kernels, and what launches them;
 * :mod:`~steelyard.ops.graph`: the gradient written out, for a graph that the user compiles.
 
-:mod:`~steelyard.ops.compat` has every use of what torch does not promise.
+:mod:`~steelyard.ops.linear` walks over the rows of features, so that logits live no longer than
+their tile. :mod:`~steelyard.ops.compat` has every use of what torch does not promise.
 """
 
 from steelyard.ops import compat

@@ -64,9 +64,7 @@ def losses(
             return flat
         places = logits.movedim(1, -1).shape[:-1]
         return flat.view(*places, -1).movedim(-1, 1) if problem.per_cell else flat.view(places)
-    tensors = problem.tensors
-    if isinstance(reduction.over, Tensor):
-        tensors = (*tensors, reduction.over)
+    tensors = tensors_of(problem, reduction)
     chosen = choose_engine(engine, logits, problem, tensors).engine
     if chosen == "reference":
         return reference.losses(logits, problem, reduction)
@@ -88,6 +86,12 @@ def losses(
     if logits.requires_grad and torch.is_grad_enabled():
         return _Losses.apply(logits, problem, module, reduction, tensors)  # type: ignore[no-untyped-call, no-any-return]
     return module.forward(logits, problem, reduction, False)[0]
+
+
+def tensors_of(problem: Problem, reduction: Reduction) -> tuple[Tensor, ...]:
+    """Every tensor that takes part, but the logits."""
+    over = reduction.over
+    return (*problem.tensors, over) if isinstance(over, Tensor) else problem.tensors
 
 
 class _Losses(torch.autograd.Function):
@@ -150,13 +154,13 @@ def choose_engine(
     if engine == "reference":
         return EngineChoice(engine, "asked for by name")
     in_a_graph = torch.compiler.is_dynamo_compiling()
-    anyone = _obstacle(logits, tensors, in_a_graph)
+    anyone = obstacle(logits, tensors)
     if engine != "auto":
-        obstacle = anyone or _obstacle_to(engine, logits, problem, in_a_graph)
-        if obstacle is None:
+        reason = anyone or _obstacle_to(engine, logits, problem, in_a_graph)
+        if reason is None:
             return EngineChoice(engine, "asked for by name")
         raise RuntimeError(
-            f"engine={engine!r} cannot do this: {obstacle}. engine='auto' takes the fastest that "
+            f"engine={engine!r} cannot do this: {reason}. engine='auto' takes the fastest that "
             "can, engine='reference' does everything"
         )
     if logits.is_cuda:
@@ -164,10 +168,10 @@ def choose_engine(
     else:
         names = ("graph",) if in_a_graph else ("pytorch", "blocked")
     for name in names:
-        obstacle = anyone or _obstacle_to(name, logits, problem, in_a_graph)
-        if obstacle is None:
+        reason = anyone or _obstacle_to(name, logits, problem, in_a_graph)
+        if reason is None:
             return EngineChoice(name, _reason(name, logits))
-    return EngineChoice("reference", f"{name} cannot: {obstacle}")
+    return EngineChoice("reference", f"{name} cannot: {reason}")
 
 
 def _reason(name: str, logits: Tensor) -> str:
@@ -178,8 +182,9 @@ def _reason(name: str, logits: Tensor) -> str:
     return f"the logits are on {_place(logits)}"
 
 
-def _obstacle(logits: Tensor, tensors: tuple[Tensor, ...], in_a_graph: bool) -> str | None:
+def obstacle(logits: Tensor, tensors: tuple[Tensor, ...]) -> str | None:
     """Why no fast engine can do it, if none can."""
+    in_a_graph = torch.compiler.is_dynamo_compiling()
     # What is not Dynamo cannot be asked by Dynamo. An exported program is to run without us.
     if torch.compiler.is_exporting() or (
         not in_a_graph and (torch.compiler.is_compiling() or compat.is_traced())

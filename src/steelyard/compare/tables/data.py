@@ -146,14 +146,7 @@ def from_arrays(features: np.ndarray, labels: np.ndarray, *, name: str, target: 
     digest = hashlib.sha256(np.ascontiguousarray(features).tobytes())
     digest.update(np.ascontiguousarray(codes).tobytes())
     numbers = _array_of_numbers(features.reshape(len(features), -1))
-    notes: tuple[str, ...] = ()
-    if features.ndim > 2:
-        notes = (
-            f"X has shape {features.shape}: each row is read as {numbers.shape[1]:,} numbers, in "
-            "no order. Images and sequences need a network of their own: "
-            "steelyard.compare.networks.",
-        )
-    return _checked(name, numbers, None, codes, classes, target, digest.hexdigest(), notes)
+    return _checked(name, numbers, None, codes, classes, target, digest.hexdigest(), ())
 
 
 def from_frame(features: pl.DataFrame, labels: pl.Series, *, name: str, target: str) -> Data:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from steelyard._files import replacing
 from steelyard.compare.study import StudyError
 
 _SHARE = 1 / 30  # of the time may go into checkpoints; of an epoch worth keeping it is far less
@@ -59,11 +60,20 @@ class Checkpoint:
 
 def write_state(state: dict[str, Any], path: Path) -> None:
     """Write tensors and plain values in one step: a reader never meets half of it."""
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = file.name
             torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
         if isinstance(error, RuntimeError) and "write" not in str(error):
             raise
         reason = getattr(error, "strerror", None) or "the disk is full"

@@ -27,7 +27,7 @@ def losses(problem: SoftmaxProblem, logits: Tensor, room: Room) -> tuple[Tensor,
         weighted = problem.share(index, ignored)
         share = counts if weighted is None else weighted
     x = room.scratch[0]
-    total = _exponentials(problem, logits, index, x, e)
+    total = _exponentials(problem, logits, index, x, room)
     log_p = x.sub_(total.log().unsqueeze(1))
     q = _distribution(problem, index, room.scratch[1])
     slope: Tensor | float = 1.0
@@ -53,13 +53,15 @@ def losses(problem: SoftmaxProblem, logits: Tensor, room: Room) -> tuple[Tensor,
 
 
 def _exponentials(
-    problem: SoftmaxProblem, logits: Tensor, index: Tensor | None, x: Tensor, e: Tensor
+    problem: SoftmaxProblem, logits: Tensor, index: Tensor | None, x: Tensor, room: Room
 ) -> Tensor:
-    """Make ``x`` the edited logits, shifted where need be, and ``e`` their exponentials; Σ e."""
+    """Make ``x`` the edited logits, shifted where need be, the gradient e, exponentials; Σ e."""
+    e = room.gradient
     own = None if index is None else index.unsqueeze(1)
     edited(problem, 1.0, logits, own, x)
     total = _sums(x, e)
     if not _in_range(total):
+        logits = room.again() if room.again is not None else logits
         edited(problem, 1.0, logits, own, x)
         if index is not None:  # whatever ignored positions hold; it may be all that was wrong
             x.masked_fill_((problem.target == problem.ignore_index).unsqueeze(1), 0)
@@ -98,4 +100,4 @@ def _distribution(problem: SoftmaxProblem, index: Tensor | None, q: Tensor) -> T
 
 
 # It has many passes: on less than this one thread is half as fast.
-ARITHMETIC = Arithmetic(losses, scratch=2, smallest=2**16)
+ARITHMETIC = Arithmetic(losses, scratch=2, smallest=2**16, in_place=True)

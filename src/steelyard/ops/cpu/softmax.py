@@ -38,7 +38,7 @@ def losses(problem: SoftmaxProblem, logits: Tensor, room: Room) -> tuple[Tensor,
     if share is None:
         share = ignored.logical_not().to(e.dtype)
     own = index.unsqueeze(1)
-    others, total, log_p = _exponentials(problem, logits, own, ignored, share, e)
+    others, total, log_p = _exponentials(problem, logits, own, ignored, share, room)
     parameter = problem.parameter_of(index)
     if factor is None:
         return problem.tail.value(log_p, parameter).mul_(share), share
@@ -58,13 +58,15 @@ def _exponentials(
     own: Tensor,
     ignored: Tensor,
     share: Tensor,
-    e: Tensor,
+    room: Room,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Fill ``e``, with 0 for the target; the sums without and with the target, and log p of it."""
+    """Fill the gradient with e, 0 for the target; the sums without and with it, and its log p."""
+    e = room.gradient
     edited(problem, LOG2E, logits, own, e)
     others, e_y = _sums(e, own)
     sound = _in_range(e_y, others)
     if not sound:
+        logits = room.again() if room.again is not None else logits
         # Whatever ignored positions hold; it may be all that was wrong, and no other may feel it.
         edited(problem, LOG2E, logits, own, e).masked_fill_(ignored.unsqueeze(1), 0)
         others, e_y = _sums(e, own)
@@ -117,4 +119,4 @@ def edited(
     return x
 
 
-ARITHMETIC = Arithmetic(losses)
+ARITHMETIC = Arithmetic(losses, in_place=True)
