@@ -1,11 +1,12 @@
 """Lightning: the exact mean with ``accumulate_grad_batches`` and DDP, and per-class scores."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from steelyard import metrics
 from steelyard.distributed import ExactMean
@@ -14,7 +15,7 @@ from steelyard.integrations import needs
 with needs("lightning", "lightning>=2.5"):
     import lightning.pytorch as pl
 
-__all__ = ["ClassScores", "ExactMeanCallback"]
+__all__ = ["ClassScores", "ExactMeanCallback", "train_trial"]
 
 
 class ExactMeanCallback(pl.Callback):  # type: ignore[misc]
@@ -146,3 +147,94 @@ class ClassScores(pl.Callback):  # type: ignore[misc]
     def on_test_epoch_end(self, _: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the scores of the test data."""
         self._log(pl_module, "test")
+
+
+def train_trial(
+    trial: Any, network: nn.Module, optimizer: torch.optim.Optimizer, **trainer: Any
+) -> nn.Module:
+    """Train one trial of ``compare.trainings`` with Lightning's ``Trainer``.
+
+    Batches, loss, exact mean, schedule and checkpoints are the trial's, so Lightning gives its
+    loop, its callbacks and its loggers::
+
+        def train(trial):
+            network = trial.prepare(resnet18(num_classes=7))
+            optimizer = torch.optim.SGD(network.parameters(), trial.learning_rate)
+            return train_trial(trial, network, optimizer, callbacks=[...])
+
+    Args:
+        trial: what ``compare.trainings`` gave.
+        network: what ``trial.prepare`` returned.
+        optimizer: over its parameters.
+        **trainer: for ``lightning.pytorch.Trainer``.
+
+    Returns:
+        The trained network.
+
+    Raises:
+        ValueError: several ranks; there use ``torchrun`` and a loop of your own.
+    """
+    _refuse_ranks(trial)
+    epochs = trial.epochs(network, optimizer)
+    first = next(epochs, None)
+    if first is None:  # it had been trained before it was stopped
+        return network
+    module = _TrialModule(trial, network, optimizer, epochs, first)
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    loop = pl.Trainer(
+        max_epochs=trial.plan.epochs - first,
+        accelerator="gpu" if trial.device.startswith("cuda") else "cpu",
+        devices=1,
+        **quiet | trainer,
+    )
+    loop.fit(module, _TrialBatches(trial, module))
+    return network
+
+
+def _refuse_ranks(trial: Any) -> None:
+    if trial.ranks.number > 1:
+        raise ValueError("train_trial trains in one process: under torchrun write the loop itself")
+
+
+class _TrialBatches:
+    """A trial's batches, epoch by epoch."""
+
+    def __init__(self, trial: Any, module: "_TrialModule") -> None:
+        self.trial, self.module = trial, module
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.trial.batches(self.module.epoch):
+            yield batch, self.trial.piece
+
+
+class _TrialModule(pl.LightningModule):  # type: ignore[misc]
+    """The network with the trial's loss; the trial takes the steps."""
+
+    def __init__(
+        self,
+        trial: Any,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        epochs: Iterator[int],
+        first: int,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.network, self.epoch = network, first
+        self._trial, self._optimizer, self._epochs = trial, optimizer, epochs
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self._optimizer
+
+    def training_step(self, batch: Any, _: int) -> None:
+        (inputs, target), self._trial.piece = batch  # Lightning has loaded the next one already
+        self.manual_backward(self._trial.loss(self._trial.call(self.network, inputs), target))
+        self._trial.step(self._optimizer)
+
+    def on_train_epoch_end(self) -> None:
+        self.epoch = next(self._epochs, self.epoch)

@@ -1,20 +1,24 @@
 """Hugging Face Trainer: any loss, exact with gradient accumulation and under DDP."""
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from types import MethodType, SimpleNamespace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, IterableDataset
 
 from steelyard.distributed import CountedLoss, check_counted, step_denominator
 from steelyard.integrations import needs
 
 with needs("transformers", "transformers[torch]>=5.0"):
-    from transformers import Trainer
+    from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-__all__ = ["ExactMeanMixin", "ExactMeanTrainer"]
+__all__ = ["ExactMeanMixin", "ExactMeanTrainer", "train_trial"]
 
 
 class ExactMeanMixin:
@@ -118,3 +122,118 @@ def _refuse_other_losses(trainer: Any) -> None:
         raise ValueError(
             f"problem_type={problem!r}: the losses of steelyard are for one class per position"
         )
+
+
+def train_trial(
+    trial: Any, network: nn.Module, optimizer: torch.optim.Optimizer, **arguments: Any
+) -> nn.Module:
+    """Train one trial of ``compare.trainings`` with Hugging Face's ``Trainer``.
+
+    Batches, loss, schedule, clipping and checkpoints are the trial's, so the Trainer gives its
+    loop::
+
+        def train(trial):
+            network = trial.prepare(AutoModelForTokenClassification.from_config(config))
+            optimizer = torch.optim.AdamW(network.parameters(), trial.learning_rate)
+            return train_trial(trial, network, optimizer)
+
+    Args:
+        trial: what ``compare.trainings`` gave; samples are dicts with "labels".
+        network: what ``trial.prepare`` returned.
+        optimizer: over its parameters.
+        **arguments: for ``TrainingArguments``.
+
+    Returns:
+        The trained network.
+
+    Raises:
+        ValueError: several ranks, or micro-batches, which the Trainer would count itself.
+    """
+    if trial.ranks.number > 1 or trial.plan.micro_batch is not None:
+        raise ValueError(
+            "train_trial trains in one process, a whole step at once: leave out torchrun and "
+            "micro_batch, or write the loop itself"
+        )
+    epochs = trial.epochs(network, optimizer)
+    first = next(epochs, None)
+    if first is None:  # it had been trained before it was stopped
+        return network
+    data = _TrialBatches(trial, first)
+    with tempfile.TemporaryDirectory() as folder:
+        given = {
+            "output_dir": folder,
+            "num_train_epochs": trial.plan.epochs - first,
+            "save_strategy": "no",
+            "report_to": [],
+            "disable_tqdm": True,
+            "logging_strategy": "no",
+            "max_grad_norm": 0.0,
+            "use_cpu": not trial.device.startswith("cuda"),
+        }
+        trainer = _TrialTrainer(
+            trial,
+            data,
+            model=network,
+            args=TrainingArguments(**given | arguments),
+            train_dataset=data,
+            optimizers=(_stepped_by(trial, optimizer), LambdaLR(optimizer, lambda _: 1.0)),
+            callbacks=[_NextEpoch(data, epochs)],
+        )
+        trainer.train()
+    return network
+
+
+def _stepped_by(trial: Any, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimiser, whose steps are the trial's."""
+    plain = optimizer.step
+
+    def step(_: torch.optim.Optimizer, closure: Any = None) -> None:  # noqa: ARG001
+        # Its groups are asked for now: Accelerate has replaced them since.
+        groups, clear = optimizer.param_groups, optimizer.zero_grad
+        trial.step(SimpleNamespace(param_groups=groups, step=plain, zero_grad=clear))
+
+    # A method, for schedulers look for what it is bound to.
+    optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
+    return optimizer
+
+
+class _TrialBatches(IterableDataset):  # type: ignore[type-arg]
+    """A trial's batches of the current epoch, as dicts."""
+
+    def __init__(self, trial: Any, epoch: int) -> None:
+        self.trial, self.epoch = trial, epoch
+
+    def __len__(self) -> int:
+        return int(self.trial.steps_per_epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        for inputs, labels in self.trial.batches(self.epoch):
+            yield {**inputs, "labels": labels}
+
+
+class _NextEpoch(TrainerCallback):  # type: ignore[misc]
+    """Ends the trial's epoch with the Trainer's."""
+
+    def __init__(self, data: _TrialBatches, epochs: Iterator[int]) -> None:
+        self.data, self.epochs = data, epochs
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        self.data.trial.begin(self.data.epoch)  # once more: the Trainer has its own seed
+
+    def on_epoch_end(self, *_: Any, **__: Any) -> None:
+        self.data.epoch = next(self.epochs, self.data.epoch)
+
+
+class _TrialTrainer(Trainer):  # type: ignore[misc]
+    """Takes its batches and its loss from a trial."""
+
+    def __init__(self, trial: Any, data: _TrialBatches, **given: Any) -> None:
+        super().__init__(**given)
+        self.trial, self.data = trial, data
+
+    def get_train_dataloader(self) -> Any:
+        return DataLoader(self.data, batch_size=None, generator=torch.Generator())
+
+    def compute_loss(self, model: Any, inputs: Any, **_: Any) -> Any:
+        given = {key: value for key, value in inputs.items() if key != "labels"}
+        return self.trial.loss(model(**given), inputs["labels"])

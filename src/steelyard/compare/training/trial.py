@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from steelyard.compare.study import StudyError
-from steelyard.compare.training.batches import moved, parted
+from steelyard.compare.training.batches import call, moved, parted
 from steelyard.compare.training.checkpoints import Checkpoint, read_state
 from steelyard.compare.training.heads import with_cosine_head
 from steelyard.compare.training.loading import Loader, Piece, Steps, balanced, shuffled
@@ -132,7 +132,7 @@ class Trial:
             group.setdefault("initial_lr", group["lr"])
         plan = self.plan
         for epoch in range(self._resumed(network, optimizer), plan.epochs):
-            self._begin(epoch)
+            self.begin(epoch)
             network.train()
             yield epoch
             self._end(epoch)
@@ -153,14 +153,27 @@ class Trial:
             epoch: as `epochs` gave it.
         """
         if epoch != self._epoch:
-            self._begin(epoch)
+            self.begin(epoch)
         pieces = list(self._steps.pieces(self._order(epoch)))
         loaded = self._loader([piece.rows for piece in pieces], epoch)
         for piece, batch in zip(pieces, loaded, strict=True):
-            self._piece = piece
-            self.loss.stand_in = piece.stand_in
+            self.piece = piece
             yield parted(moved(batch, self.device))
-        self._piece = None
+        self.piece = None
+
+    @property
+    def piece(self) -> Piece | None:
+        """The micro-batch under way: for loops that load ahead, to be set before its loss."""
+        return self._piece
+
+    @piece.setter
+    def piece(self, piece: Piece | None) -> None:
+        self._piece = piece
+        self.loss.stand_in = piece is not None and piece.stand_in
+
+    def call(self, network: nn.Module, inputs: Any) -> Any:
+        """The network's output: a tuple is spread over its arguments, a dict over its keywords."""
+        return call(network, inputs)
 
     def step(self, optimizer: torch.optim.Optimizer) -> bool:
         """Take the optimiser's step, once the step's last micro-batch has been walked back.
@@ -221,7 +234,8 @@ class Trial:
             return balanced(self.rows, self._labels, self.seed, epoch)
         return shuffled(self.rows, self.seed, epoch)
 
-    def _begin(self, epoch: int) -> None:
+    def begin(self, epoch: int) -> None:
+        """Begin an epoch: for trainers that draw random numbers after `epochs` said it began."""
         self._epoch = epoch
         self.loss.set_epoch(epoch)
         # Ranks drop out different units of what would otherwise be one batch.
