@@ -107,7 +107,7 @@ class RegionRow:
 
     @property
     def family(self) -> "Region":
-        return Region(self.takes_one_position, self.adds_up)
+        return Region(self)
 
     def naive(self, logits: Tensor, target: Tensor, **options: Any) -> Tensor:
         family = {k: v for k, v in self.arguments.items() if k in ("activation", "per", "absent")}
@@ -131,13 +131,15 @@ class RegionRow:
 class Region(OneClass):
     """The region losses: sums over pixels, of which some have no denominator from targets alone."""
 
-    engines = ("auto", "reference")
+    engines = ("auto", "reference", "blocked")
     gammas = (0.5, 1, 4 / 3, 5)
 
-    def __init__(self, takes_one_position: bool, adds_up: bool) -> None:
-        if not takes_one_position:
+    def __init__(self, row: RegionRow) -> None:
+        if not row.takes_one_position:
             self.shapes = {name: shape for name, shape in self.shapes.items() if shape}
-        self.adds_up = adds_up
+        if not row.of_sums:
+            self.engines = ("auto", "reference")
+        self.adds_up = row.adds_up
 
     @property
     def denominators(self) -> tuple[str | None, ...]:

@@ -1,7 +1,5 @@
 """The CPU's engines where the table does not go: many tiles, fresh memory, much memory, twice."""
 
-import ctypes
-import gc
 import itertools
 import math
 from collections.abc import Callable
@@ -10,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import least_peak
 from table import TABLE, C, Row
 from torch import Tensor
 
@@ -158,32 +157,6 @@ def test_an_input_changed_before_backward_is_told() -> None:
         z.add_(1)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
-
-
-def least_peak(call: Callable[[], object], forget: Callable[[], object]) -> int:
-    """By how many bytes the process grows during a call, as the kernel saw it.
-
-    The least of five: what else the process keeps for later may grow just then.
-    """
-    status, found = Path("/proc/self/status"), []
-
-    def read(key: str) -> int:
-        return int(next(x for x in status.read_text().splitlines() if x.startswith(key)).split()[1])
-
-    for _ in range(5):
-        call()
-        forget()
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what is free but kept would hide what the call takes
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            pytest.skip("the high-water mark of memory cannot be reset here")
-        before = read("VmRSS")
-        call()
-        found.append(1024 * max(0, read("VmHWM") - before))
-    assert sum(found) > 0, "nothing was measured"
-    return min(found)
 
 
 @pytest.mark.parametrize("shape", [(4096, 1000), (262144, 19), (2, 21, 384, 384)], ids=str)

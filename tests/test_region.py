@@ -15,11 +15,14 @@ from torch import Tensor
 import steelyard as sy
 
 WEIGHT = torch.tensor([0.3, 1.0, 2.0, 0.0, 5.0], dtype=torch.float64)
-ENGINES = ["reference"]
 SHAPES = {"N-d1-d2": (3, 3, 4), "N-d": (2, 6), "N": (5,)}
 
 each_row = pytest.mark.parametrize("row", REGIONS, ids=lambda row: row.id)
-each_engine = pytest.mark.parametrize("engine", ENGINES)
+each_row_and_engine = pytest.mark.parametrize(
+    ("row", "engine"),
+    [(row, engine) for row in REGIONS for engine in row.family.engines if engine != "auto"],
+    ids=lambda value: getattr(value, "id", value),
+)
 with_sums = pytest.mark.parametrize(
     "row", [row for row in REGIONS if row.of_sums], ids=lambda row: row.id
 )
@@ -77,8 +80,7 @@ def some_options(row: RegionRow, form: str, number: int) -> list[dict[str, Any]]
     return random.Random(f"{row.id} {form}").sample(every, number)
 
 
-@each_row
-@each_engine
+@each_row_and_engine
 @both_activations
 @pytest.mark.parametrize("dims", SHAPES)
 def test_equals_its_formula(row: RegionRow, engine: str, activation: str, dims: str) -> None:

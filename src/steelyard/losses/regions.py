@@ -141,17 +141,15 @@ def evaluate(
     else:
         masses = ops.masses(images.overlap, images.logits.shape[1], ops.compute_dtype(logits))
         counts = counted(masses.own, masses.whole, options)
-        losses = ops.lovasz(images.logits, images.overlap)
+        losses = ops.lovasz(images.logits, images.overlap, options.engine)
     return reduced(form, options, images, losses, counts, denominator)
 
 
 def summed(images: Images, options: RegionOptions) -> tuple[Tensor, Tensor]:
     """I, P and T (3, N, C), or (3, 1, C) over a batch; and which items count, (N, C) or (1, C)."""
-    logits, overlap = images.logits, images.overlap
-    masses = ops.masses(overlap, logits.shape[1], ops.compute_dtype(logits))
-    both, predicted = ops.overlap(logits, overlap, options.engine)
-    sums = torch.stack([both, predicted, ops.covered(masses, overlap)])
-    return sums, counted(masses.own, masses.whole, options)
+    found = ops.sums(images.logits, images.overlap, options.engine)
+    sums = torch.stack([found.both, found.predicted, ops.covered(found.masses, images.overlap)])
+    return sums, counted(found.masses.own, found.masses.whole, options)
 
 
 def counted(own: Tensor, whole: Tensor, options: RegionOptions) -> Tensor:
@@ -160,7 +158,7 @@ def counted(own: Tensor, whole: Tensor, options: RegionOptions) -> Tensor:
     Under "skip" those of which the target has anything, under "count" those of every image with a
     pixel that counts.
     """
-    return (own if options.absent == "skip" else whole.expand_as(own)) > 0
+    return (own if options.absent == "skip" else whole) > 0
 
 
 def reduced(

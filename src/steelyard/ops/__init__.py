@@ -1,7 +1,8 @@
 """The only room that touches N×C numbers: the losses of a problem, and the choice of engine.
 
 :mod:`~steelyard.ops.problem` says what is to be done. Each family derives it, with its definition:
-:mod:`~steelyard.ops.softmax`. :mod:`~steelyard.ops.dispatch` chooses who does it:
+:mod:`~steelyard.ops.softmax`; sums over regions are :mod:`~steelyard.ops.region`.
+:mod:`~steelyard.ops.dispatch` chooses who does it:
 
 * :mod:`~steelyard.ops.reference`, the definition itself, and the oracle of all others;
 * :mod:`~steelyard.ops.cpu`: a walk over tiles, a tile's arithmetic for each family, and a short way
@@ -15,7 +16,7 @@ their tile. :mod:`~steelyard.ops.compat` has every use of what torch does not pr
 
 from steelyard.ops import compat
 from steelyard.ops.cells import Cells, Rebalance, Side, cell_losses, position_losses
-from steelyard.ops.dispatch import ENGINES, EngineChoice, choose_engine, losses
+from steelyard.ops.dispatch import ENGINES, EngineChoice, choose_engine, losses, lovasz, sums
 from steelyard.ops.problem import (
     Problem,
     Reduction,
@@ -24,7 +25,7 @@ from steelyard.ops.problem import (
     edited,
     select,
 )
-from steelyard.ops.region import Masses, Overlap, covered, lovasz, masses, overlap
+from steelyard.ops.region import Masses, Overlap, Sums, covered, masses
 from steelyard.ops.softmax import CROSS_ENTROPY, SoftmaxProblem, Tail
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Reduction",
     "Side",
     "SoftmaxProblem",
+    "Sums",
     "Tail",
     "along_classes",
     "cell_losses",
@@ -50,7 +52,7 @@ __all__ = [
     "losses",
     "lovasz",
     "masses",
-    "overlap",
     "position_losses",
     "select",
+    "sums",
 ]

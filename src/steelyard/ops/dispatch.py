@@ -7,9 +7,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from steelyard.ops import compat, graph, reference
+from steelyard.ops import compat, graph, reference, region
+from steelyard.ops.cpu import region as cpu_region
 from steelyard.ops.cpu import small, tiles
 from steelyard.ops.problem import Problem, Reduction
+from steelyard.ops.region import Overlap, Sums
 from steelyard.ops.softmax import SoftmaxProblem
 
 ENGINES = ("auto", "reference", "blocked", "triton")
@@ -94,6 +96,29 @@ def tensors_of(problem: Problem, reduction: Reduction) -> tuple[Tensor, ...]:
     return (*problem.tensors, over) if isinstance(over, Tensor) else problem.tensors
 
 
+def sums(logits: Tensor, overlap: Overlap, engine: str = "auto") -> Sums:
+    """The sums over regions.
+
+    Args:
+        logits: (N, C, S), floating.
+        overlap: what is to be summed.
+        engine: which engine is to do it.
+    """
+    if choose_engine(engine, logits, overlap, overlap.tensors).engine == "blocked":
+        return cpu_region.sums(logits, overlap)
+    return region.sums(logits, overlap)
+
+
+def lovasz(logits: Tensor, overlap: Overlap, engine: str = "auto") -> Tensor:
+    """Lovász's loss of every class, (N, C), or (1, C) over a batch."""
+    if engine not in ("auto", "reference"):
+        raise RuntimeError(
+            f"engine={engine!r} cannot do this: it does not sort errors. engine='auto' takes the "
+            "fastest that can, engine='reference' does everything"
+        )
+    return region.lovasz(logits, overlap)
+
+
 class _Losses(torch.autograd.Function):
     """An engine's forward and backward, weights, tail and reduction in them.
 
@@ -135,7 +160,7 @@ class _Losses(torch.autograd.Function):
 
 
 def choose_engine(
-    engine: str, logits: Tensor, problem: Problem, tensors: tuple[Tensor, ...] = ()
+    engine: str, logits: Tensor, problem: Problem | Overlap, tensors: tuple[Tensor, ...] = ()
 ) -> EngineChoice:
     """The engine that a loss uses for these logits.
 
@@ -209,7 +234,9 @@ def obstacle(logits: Tensor, tensors: tuple[Tensor, ...]) -> str | None:
     return None
 
 
-def _obstacle_to(name: str, logits: Tensor, problem: Problem, in_a_graph: bool) -> str | None:
+def _obstacle_to(
+    name: str, logits: Tensor, problem: Problem | Overlap, in_a_graph: bool
+) -> str | None:
     """Why this fast engine cannot do it, if it cannot."""
     if name == "graph":
         return graph.obstacle(problem)
@@ -221,11 +248,13 @@ def _obstacle_to(name: str, logits: Tensor, problem: Problem, in_a_graph: bool) 
     if name == "pytorch":
         return small.obstacle(logits, problem)
     if name == "blocked":
+        if isinstance(problem, Overlap):
+            return cpu_region.obstacle(problem)
         return tiles.obstacle(problem)
     return _obstacle_to_triton(logits, problem)
 
 
-def _obstacle_to_triton(logits: Tensor, problem: Problem) -> str | None:
+def _obstacle_to_triton(logits: Tensor, problem: Problem | Overlap) -> str | None:
     if not isinstance(problem, SoftmaxProblem):
         return f"it has no kernel for a {type(problem).__name__}"
     if problem.all_classes:

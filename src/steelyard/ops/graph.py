@@ -32,7 +32,7 @@ from steelyard.ops.problem import (
 from steelyard.ops.softmax import SoftmaxProblem
 
 
-def obstacle(problem: Problem) -> str | None:
+def obstacle(problem: object) -> str | None:
     """Why there is no gradient to write out, if so."""
     if isinstance(problem, SoftmaxProblem):
         return None

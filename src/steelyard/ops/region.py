@@ -14,6 +14,7 @@ Images are (N, C, S) here, S their pixels.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from steelyard.ops.problem import compute_dtype
@@ -31,6 +32,7 @@ class Overlap(NamedTuple):
         smoothing: ε; the target is (1−ε)·t + ε/K, with K = C for the softmax, 2 for the sigmoid.
         squared: sums of squares.
         batch: one region over all images.
+        logs: whether −log p is to be summed too.
     """
 
     target: Tensor
@@ -40,21 +42,31 @@ class Overlap(NamedTuple):
     smoothing: float | Tensor = 0.0
     squared: bool = False
     batch: bool = False
+    logs: bool = False
 
     @property
     def of_indices(self) -> bool:
         """Whether the target is class indices."""
         return self.target.ndim == 2
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor that takes part, but the logits."""
+        return tuple([each for each in self if isinstance(each, Tensor)])
+
     def ignored(self) -> Tensor | None:
         """What counts nowhere, (N, 1, S) or (N, C, S); None where all counts."""
+        return self.ignored_in(self.target)
+
+    def ignored_in(self, target: Tensor) -> Tensor | None:
+        """The same for a part of the target."""
         if self.of_indices:
-            return (self.target == self.ignore_index).unsqueeze(1)
+            return (target == self.ignore_index).unsqueeze(1)
         if not self.sigmoid:
             return None
         if self.ignore_index != self.ignore_index:
-            return self.target.isnan()
-        return self.target == self.ignore_index
+            return target.isnan()
+        return target == self.ignore_index
 
     def measure(self, ignored: Tensor | None, like: Tensor) -> Tensor:
         """The weight of each pixel, 0 where ignored, (N, 1, S) or (N, C, S)."""
@@ -86,12 +98,28 @@ class Masses(NamedTuple):
     Attributes:
         own: Σ s·t.
         square: Σ s·t².
-        whole: Σ s; (N, 1) where it is the same for all classes.
+        whole: Σ s.
     """
 
     own: Tensor
     square: Tensor
     whole: Tensor
+
+
+class Sums(NamedTuple):
+    """What prediction and target cover, (N, C), or (1, C) over a batch.
+
+    Attributes:
+        both: I.
+        predicted: P.
+        logs: Σ s·t·(−log p), None where it was not asked for.
+        masses: those of the targets, which have no gradient by the logits.
+    """
+
+    both: Tensor
+    predicted: Tensor
+    logs: Tensor | None
+    masses: Masses
 
 
 def masses(overlap: Overlap, num_classes: int, dtype: torch.dtype) -> Masses:
@@ -100,19 +128,13 @@ def masses(overlap: Overlap, num_classes: int, dtype: torch.dtype) -> Masses:
     s = overlap.measure(ignored, overlap.target.new_empty(0, dtype=dtype)).to(dtype)
     if overlap.of_indices:
         index = overlap.target if ignored is None else overlap.target.masked_fill(ignored[:, 0], 0)
-        if s.shape[1] > 1:
-            s_y, whole = s.gather(1, index.unsqueeze(1)).squeeze(1), s.sum(2)
-            own = s.new_zeros(index.shape[0], num_classes).scatter_add(1, index, s_y)
-        else:
-            own = s.new_zeros(index.shape[0], num_classes).scatter_add(1, index, s[:, 0])
-            whole = own.sum(1, keepdim=True)
-        square = own
+        s_y = s.squeeze(1) if s.shape[1] == 1 else s.gather(1, index.unsqueeze(1)).squeeze(1)
+        own = s.new_zeros(index.shape[0], num_classes).scatter_add(1, index, s_y)
+        square, whole = own, s.sum(2).expand_as(own)
     else:
         t = overlap.target.to(dtype)
         t = t if ignored is None else t.masked_fill(ignored, 0)
-        st = s * t
-        own, square = st.sum(2), (st * t).sum(2)
-        whole = s.expand(*t.shape[:1], s.shape[1], *t.shape[2:]).sum(2)
+        own, square, whole = (s * t).sum(2), (s * t * t).sum(2), s.expand_as(t).sum(2)
     found = Masses(own, square, whole)
     return Masses(*(m.sum(0, keepdim=True) for m in found)) if overlap.batch else found
 
@@ -126,8 +148,10 @@ def covered(masses: Masses, overlap: Overlap) -> Tensor:
     return keep**2 * masses.square + mixed + spread**2 * masses.whole
 
 
-def activated(logits: Tensor, overlap: Overlap, ignored: Tensor | None) -> Tensor:
-    """The probabilities p (N, C, S), in at least float32; what is ignored has those of 0."""
+def activated(
+    logits: Tensor, overlap: Overlap, ignored: Tensor | None, *, log: bool = False
+) -> Tensor:
+    """Probabilities (N, C, S), or their logs; what is ignored has those of logits of 0."""
     wide = logits.to(compute_dtype(logits))
     if logits.stride(1) == 1:
         # Classes are innermost: with a mask laid out as the logits are, so will be their gradient.
@@ -136,19 +160,30 @@ def activated(logits: Tensor, overlap: Overlap, ignored: Tensor | None) -> Tenso
     if ignored is not None:
         # Before anything else touches them: a NaN that is only multiplied by 0 later stays a NaN.
         wide = torch.where(ignored, 0, wide)
-    return wide.sigmoid() if overlap.sigmoid else wide.softmax(1)
+    if overlap.sigmoid:
+        return F.logsigmoid(wide) if log else wide.sigmoid()
+    return wide.log_softmax(1) if log else wide.softmax(1)
 
 
-def sums(logits: Tensor, overlap: Overlap) -> tuple[Tensor, Tensor]:
-    """I and P of every class, (N, C), or (1, C) over a batch."""
+def sums(logits: Tensor, overlap: Overlap) -> Sums:
+    """The sums, in at least float32."""
     ignored = overlap.ignored()
     p = activated(logits, overlap, ignored)
     t = overlap.cells(p.shape[1], ignored, p.dtype)
     s = overlap.measure(ignored, p).to(p.dtype)
-    over = (0, 2) if overlap.batch else (2,)
-    both, p = (p * t, p * p) if overlap.squared else (torch.minimum(p, t), p)
-    both, p = (s * both).sum(over), (s * p).sum(over)
-    return (both.unsqueeze(0), p.unsqueeze(0)) if overlap.batch else (both, p)
+
+    def summed(cells: Tensor) -> Tensor:
+        over = (s * cells).sum(2)
+        return over.sum(0, keepdim=True) if overlap.batch else over
+
+    logs = None
+    if overlap.logs:
+        log_p = activated(logits, overlap, ignored, log=True)
+        # A product with a target of 0 is 0, also for an infinite log.
+        logs = summed((t * -log_p).where(t > 0, 0))
+    both, predicted = (p * t, p * p) if overlap.squared else (torch.minimum(p, t), p)
+    found = masses(overlap, p.shape[1], p.dtype)
+    return Sums(summed(both), summed(predicted), logs, found)
 
 
 def lovasz(logits: Tensor, overlap: Overlap) -> Tensor:
@@ -177,22 +212,3 @@ def lovasz(logits: Tensor, overlap: Overlap) -> Tensor:
     share = ((left + t * wrong) / before.masked_fill(empty, 1)).masked_fill(empty, 1)
     added = s * share / union.masked_fill(union <= 0, 1)
     return (error * added).sum(2)
-
-
-def overlap(logits: Tensor, overlap: Overlap, engine: str = "auto") -> tuple[Tensor, Tensor]:
-    """I and P of every class (N, C), or (1, C) over a batch.
-
-    Args:
-        logits: (N, C, S), floating.
-        overlap: what is to be summed.
-        engine: which engine is to do it.
-
-    Raises:
-        RuntimeError: an engine that has nothing for regions.
-    """
-    if engine not in ("auto", "reference"):
-        raise RuntimeError(
-            f"engine={engine!r} cannot do this: it has no sums over regions. engine='auto' takes "
-            "the fastest that can, engine='reference' does everything"
-        )
-    return sums(logits, overlap)
