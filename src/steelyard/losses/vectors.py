@@ -166,6 +166,8 @@ def _to_tensor(name: str, given: Any) -> Tensor:
     try:
         if isinstance(given, set | frozenset | bytes):
             raise TypeError  # sets have no order, and bytes are text
+        if torch.compiler.is_compiling() and type(given).__module__ == "numpy":
+            return torch.as_tensor(given).to(torch.float64)  # Dynamo reads no list of floats
         # tolist() is what NumPy arrays and data-frame columns share; it loses no digit.
         numbers = given.tolist() if hasattr(given, "tolist") else list(given)
         return torch.tensor(numbers, dtype=torch.float64, device="cpu")

@@ -28,7 +28,8 @@ def losses(problem: SoftmaxProblem, logits: Tensor, room: Room) -> tuple[Tensor,
         share = counts if weighted is None else weighted
     x = room.scratch[0]
     total = _exponentials(problem, logits, index, x, room)
-    log_p = x.sub_(total.log().unsqueeze(1))
+    # Rounded, it may lie above 0, where no tail is at home.
+    log_p = x.sub_(total.log().unsqueeze(1)).clamp_(max=0)
     q = _distribution(problem, index, room.scratch[1])
     slope: Tensor | float = 1.0
     if problem.tail == CROSS_ENTROPY:
