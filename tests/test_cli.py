@@ -55,7 +55,7 @@ def test_compare_prints_a_table_and_writes_results(table, tmp_path, capsys):
     assert "No verdict: 1 seed, and it takes 5 to tell a difference from luck." in printed.replace(
         "\n", " "
     )
-    assert said == "seed 0: 9 candidates done (9 of 9)\n"
+    assert said == "seed 0: 10 candidates done (10 of 10)\n"
     *lines, files = printed.splitlines()
     assert max(map(len, lines)) <= 80
     assert files == f"Written: {out / 'results.json'} and report.html"
@@ -225,8 +225,8 @@ def test_names_are_never_markup(tmp_path, capsys):
         (["--device", "meta"], "device 'meta' cannot be used here: "),
         (["--hidden", "100000000000"], "8 networks with 61 features and 100,000,000,000 hidden"),
         (["--hidden", "1" + "0" * 400], "hidden is above 1,000,000,000,000, which no machine"),
-        (["--draws", "100000000"], "5 seeds of 100,000,000 draws are 4,500,000,000 trainings"),
-        (["--seeds", "1000000000"], "1,000,000,000 seeds of 8 draws are 72,000,000,000 trainings"),
+        (["--draws", "100000000"], "5 seeds of 100,000,000 draws are 5,000,000,000 trainings"),
+        (["--seeds", "1000000000"], "1,000,000,000 seeds of 8 draws are 80,000,000,000 trainings"),
         (["--draws", "20000", "--hidden", "99999"], "20,000 networks with 61 features and 99,999"),
         (["--group", "360", "--hidden", "9999999"], "360 networks with 61 features and 9,999,999"),
         (["--backend", "dask"], "a dask backend needs its scheduler: --address"),

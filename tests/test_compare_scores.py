@@ -127,3 +127,21 @@ def test_a_score_of_both_classes_needs_rows_of_both_to_choose_by():
 def test_refusals(classes, options, message):
     with pytest.raises(StudyError, match=message):
         compare.run(*table(classes), **QUICK, **options)
+
+
+@pytest.mark.parametrize("select", ["macro_f1", "average_precision"])
+def test_a_tuned_decision_is_what_its_lines_of_code_do(select):
+    """On one draw it is the baseline's network, with biases from the validation rows."""
+    options = QUICK | {"losses": ["tuned-decision"], "draws": 1, "epochs": 20, "select": select}
+    results = compare.run(*table(), **options).results
+    by_name = {entry["name"]: entry for entry in results["candidates"]}
+    plain, tuned = by_name["cross-entropy"], by_name["tuned-decision"]
+    score = "f1" if select == "average_precision" else select
+    assert (
+        f'biases = sy.tune_biases(validation_logits, validation_labels, "{score}")' in tuned["code"]
+    )
+    order = [entry["scores"]["roc_auc"]["values"] for entry in (plain, tuned)]
+    assert order[0] == pytest.approx(order[1])
+    validation = [entry["seeds"][0]["trials"][0]["validation"] for entry in (plain, tuned)]
+    assert validation[1] >= validation[0] - 1e-12
+    assert tuned["seeds"][0]["curve"]["validation"] is None

@@ -24,6 +24,7 @@ _MARGINS = (Range("max_margin", 0.1, 0.9, 0.5), Range("scale", 10.0, 40.0, 30.0,
 CANDIDATES = (
     Candidate("cross-entropy", "Cross-entropy", "CrossEntropyLoss"),
     Candidate("post-hoc", "Post-hoc logit adjustment", "CrossEntropyLoss", (_TAU,), post_hoc=True),
+    Candidate("tuned-decision", "Tuned decision", "CrossEntropyLoss", post_hoc=True, tuned=True),
     Candidate(
         "weighted-cross-entropy",
         "Weighted cross-entropy",
@@ -68,7 +69,10 @@ CANDIDATES = (
 # A fancier loss must have something to beat, so these are in every study.
 ALWAYS = (BASELINE, "post-hoc", "weighted-cross-entropy")
 DEFAULT = (
-    *ALWAYS,
+    BASELINE,
+    "post-hoc",
+    "tuned-decision",
+    "weighted-cross-entropy",
     "balanced-softmax",
     "logit-adjusted",
     "focal",
@@ -134,11 +138,23 @@ def build_loss(
     return sy.DeferredReweighting(loss, weight, start)
 
 
-def python_lines(item: Candidate, options: Mapping[str, float]) -> str:
-    """The lines of Python that use this candidate with these options."""
+def python_lines(item: Candidate, options: Mapping[str, float], tuned_for: str = "") -> str:
+    """The lines of Python that use this candidate with these options.
+
+    Args:
+        item: the candidate.
+        options: one draw.
+        tuned_for: the score that a tuned decision is for, as an expression.
+    """
     keywords = {r.name: options[r.name] for r in item.space if r.name != "power"}
     if options.get("label_smoothing"):
         keywords["label_smoothing"] = options["label_smoothing"]
+    if item.tuned:
+        biases = f"sy.tune_biases(validation_logits, validation_labels, {tuned_for})"
+        lines = ["import steelyard as sy", f"loss = {_call(item.loss, keywords)}"]
+        return "\n".join(
+            [*lines, f"biases = {biases}", "logits = logits + biases  # at prediction"]
+        )
     if item.post_hoc:
         tau = keywords.pop("tau")
         loss = _call(item.loss, keywords)

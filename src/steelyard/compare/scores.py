@@ -85,6 +85,12 @@ class Scoring:
             return score
         return None
 
+    def tuned_for(self, select: str) -> str:
+        """The score of decisions that a decision is tuned for: the selecting one if it is one."""
+        if self.of_decisions(select) is not None:
+            return select
+        return "f1" if self.classes == 2 else "balanced_accuracy"
+
     def of_order(self, name: str, logits: Tensor, labels: Tensor) -> float:
         """The score of logits (n, C) by that name, which reads the order of the rows."""
         score: Callable[[Tensor, Tensor], Tensor] = getattr(metrics, name)

@@ -76,8 +76,9 @@ class Candidate:
         counts: the loss is given the training split's class counts.
         head: "linear", or "cosine" for the normalised head that LDAM expects.
         deferred: class weights (effective number of samples) set in late in training.
-        post_hoc: no training at all: τ·log prior is subtracted from the cross-entropy
-            model's logits.
+        post_hoc: no training at all: the logits of the cross-entropy model are moved, by
+            −τ·log prior.
+        tuned: post hoc too, by the biases that score best on the validation rows.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Candidate:
     head: Literal["linear", "cosine"] = "linear"
     deferred: bool = False
     post_hoc: bool = False
+    tuned: bool = False
 
     @property
     def weighted(self) -> bool:

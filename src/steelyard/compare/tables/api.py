@@ -51,7 +51,7 @@ def run(
         >>> from sklearn.datasets import load_wine
         >>> study = compare.run(*load_wine(return_X_y=True), seeds=1, draws=1, epochs=1)
         >>> study.to_pandas()["candidate"].nunique()
-        9
+        10
     """
     data = from_any(features, labels)
     study = Study(losses=choose(losses), **options)

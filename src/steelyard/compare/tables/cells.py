@@ -15,9 +15,11 @@ from steelyard import _results
 from steelyard._results import BASELINE, Cell, Judged
 from steelyard.compare.candidates import candidate
 from steelyard.compare.scores import score_predictions
+from steelyard.compare.tables.stack import Networks
 from steelyard.compare.tables.study import Trial
 from steelyard.compare.tables.train import Rows
 from steelyard.compare.tables.trained import Trained, selecting_scores
+from steelyard.decide import tune_biases
 from steelyard.losses import adjust_logits
 
 
@@ -31,7 +33,7 @@ class Choice:
         scores: (D,) on the validation rows.
         losses: (D,) of training.
         finite: (D,) which did not diverge.
-        adjust: (D, C) what post-hoc adjustment subtracts from the logits, or None.
+        adjust: (D, C) what is subtracted from the logits before anything is decided, or None.
     """
 
     trials: Sequence[Trial]
@@ -98,26 +100,46 @@ def _among_draws(trained: Trained, s: int, name: str) -> Choice:
 
 
 def _among_adjusted(trained: Trained, s: int, trials: Sequence[Trial]) -> Choice:
-    """Draws of post-hoc adjustment: the baseline's networks, their logits adjusted."""
+    """Draws of a candidate that moves the logits of the baseline's networks."""
     study, drawn = trained.study, trained.drawn
     by_draw = {drawn.trials[s][t].draw: t for t in drawn.places(s, BASELINE)}
     places = [by_draw[trial.draw] for trial in trials]
-    counts = trained.prepared[s].counts
-    zero = torch.zeros(len(counts), dtype=trained.validation.features.dtype)
-    adjust = torch.stack(
-        [-adjust_logits(zero, counts, tau=trial.options["tau"]) for trial in trials]
-    ).to(study.device)
-    rows = Rows(trained.validation.features[s : s + 1], trained.validation.labels[s : s + 1])
+    finite = trained.finite()[s, places]
     networks = trained.networks.select(s, places)
+    rows = Rows(trained.validation.features[s : s + 1], trained.validation.labels[s : s + 1])
+    if candidate(trials[0].candidate).tuned:
+        adjust = -_tuned_biases(trained, networks, rows, finite)
+    else:
+        adjust = _priors(trained, s, [trial.options["tau"] for trial in trials])
+    adjust = adjust.to(study.device)
     scores = selecting_scores(study.select, trained.scoring, networks, rows, adjust.unsqueeze(0))[0]
     return Choice(
         trials,
         places,
         scores,
         trained.curves.losses[-1][s, places],
-        trained.finite()[s, places] & np.isfinite(scores),
+        finite & np.isfinite(scores),
         adjust,
     )
+
+
+def _priors(trained: Trained, s: int, taus: Sequence[float]) -> Tensor:
+    """What post-hoc adjustment of each strength subtracts, (D, C)."""
+    counts = trained.prepared[s].counts
+    zero = torch.zeros(len(counts), dtype=trained.validation.features.dtype)
+    return torch.stack([-adjust_logits(zero, counts, tau=tau) for tau in taus])
+
+
+def _tuned_biases(trained: Trained, networks: Networks, rows: Rows, finite: np.ndarray) -> Tensor:
+    """What a tuned decision adds for each network that did not diverge, (D, C)."""
+    score = trained.scoring.of_decisions(trained.scoring.tuned_for(trained.study.select))
+    assert score is not None
+    chunks = [logits[0] for _, logits in networks.logits_in_chunks(rows.features)]
+    found = [
+        tune_biases(logits.T, rows.labels[0], score) if ok else logits.new_zeros(len(logits))
+        for logits, ok in zip(torch.cat(chunks, 2), finite, strict=True)
+    ]
+    return torch.stack([biases.to(rows.features.dtype).cpu() for biases in found])
 
 
 def _cell(trained: Trained, s: int, name: str, choice: Choice) -> Cell:

@@ -85,7 +85,8 @@ def _in_words(item: Candidate) -> str:
     if item.deferred:
         parts.append("with weights that set in late")
     if item.post_hoc:
-        parts.append("and adjust_logits at prediction")
+        moved = "tune_biases on the validation rows" if item.tuned else "adjust_logits"
+        parts.append(f"and {moved} at prediction")
     return " ".join(parts)
 
 

@@ -19,6 +19,7 @@ from steelyard._results import Candidate as Entry
 from steelyard.compare.candidates import candidate, python_lines
 from steelyard.compare.machine import environment
 from steelyard.compare.results import failures, score_names, verdict_of
+from steelyard.compare.scores import Scoring
 from steelyard.compare.study import Candidate
 from steelyard.compare.tables.data import Data
 from steelyard.compare.tables.prepare import Prepared
@@ -47,7 +48,9 @@ def assemble(
     rows = {name: [cells[seed, name] for seed in study.seed_list] for name in study.losses}
     scoring = study.scoring(data.classes, data.counts().tolist())
     titles = scoring.titles
-    entries = [_entry(candidate(name), row, overlap, list(titles)) for name, row in rows.items()]
+    entries = [
+        _entry(candidate(name), row, overlap, scoring, study.select) for name, row in rows.items()
+    ]
     evidence = {
         score: RepeatedSplits(
             {entry["name"]: entry["scores"][score]["values"] for entry in entries}, overlap
@@ -91,10 +94,12 @@ def _facts(data: Data, first: Prepared) -> DataFacts:
     }
 
 
-def _entry(item: Candidate, row: list[Cell], overlap: float, names: Sequence[str]) -> Entry:
+def _entry(
+    item: Candidate, row: list[Cell], overlap: float, scoring: Scoring, select: str
+) -> Entry:
     done = [cell for cell in row if cell["status"] == "done"]
     scores: dict[str, Score] = {}
-    for score in names:
+    for score in scoring.titles:
         values = [cell["scores"][score] if cell["status"] == "done" else None for cell in row]
         scores[score] = {**interval(values, overlap).to_dict(), "values": values}
     classes = len(done[0]["recall"]) if done else 0
@@ -111,12 +116,20 @@ def _entry(item: Candidate, row: list[Cell], overlap: float, names: Sequence[str
             interval([cell["recall"][c] for cell in done], overlap).to_dict()
             for c in range(classes)
         ],
-        "code": _code(item, done),
+        "code": _code(item, done, _tuned_for(scoring, select)),
         "seeds": row,
     }
 
 
-def _code(item: Candidate, done: Sequence[DoneCell]) -> str | None:
+def _tuned_for(scoring: Scoring, select: str) -> str:
+    """The score that a decision is tuned for, as an expression."""
+    name = scoring.tuned_for(select)
+    if name == "f1" and not scoring.positive:
+        return "lambda confusion: sy.metrics.f1(confusion, positive=0)"
+    return f'"{name}"'
+
+
+def _code(item: Candidate, done: Sequence[DoneCell], tuned_for: str) -> str | None:
     """Lines of Python with the draw that validated best of all seeds' chosen ones."""
     if not done:
         return None
@@ -126,4 +139,4 @@ def _code(item: Candidate, done: Sequence[DoneCell]) -> str | None:
         f"# trained by AdamW, learning rate {options['learning_rate']:g}, "
         f"weight decay {options['weight_decay']:g}"
     )
-    return f"{python_lines(item, options)}\n{recipe}"
+    return f"{python_lines(item, options, tuned_for)}\n{recipe}"

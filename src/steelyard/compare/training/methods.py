@@ -100,7 +100,7 @@ _WITHOUT_HEADS = {
 
 def _all() -> dict[str, Method]:
     """Every method by name, from the simplest to the most elaborate."""
-    library = [_library(item) for item in CANDIDATES]
+    library = [_library(item) for item in CANDIDATES if not item.tuned]
     cheap, rest = library[:3], library[3:]  # cross-entropy, post-hoc, weighted
     whole = [*cheap[:2], _METHODS[0], cheap[2], *_METHODS[1:], *rest]
     heads = [
