@@ -82,8 +82,8 @@ def test_the_lines_to_paste_run_and_are_the_loss_that_was_trained(item):
     labels = torch.tensor([0] * 50 + [1] * 10 + [2] * 2)
     scope = {"train_labels": labels, "epochs": 10, "features": 4, "classes": 3}
     logits, target = torch.randn(62, 3, dtype=torch.float64), labels
-    scope["logits"] = logits
-    exec(python_lines(item, options), scope)
+    scope |= {"logits": logits, "validation_logits": logits, "validation_labels": labels}
+    exec(python_lines(item, options, '"macro_f1"'), scope)
     pasted, trained = scope["loss"], build_loss(item, options, np.array([50, 10, 2]), start=8)
     for epoch in (0, 9):
         if item.deferred:
@@ -92,7 +92,10 @@ def test_the_lines_to_paste_run_and_are_the_loss_that_was_trained(item):
         torch.testing.assert_close(
             pasted(logits, target), trained(logits, target), atol=1e-6, rtol=1e-6
         )
-    if item.post_hoc:
+    if item.tuned:
+        expected = logits + sy.tune_biases(logits, labels, "macro_f1")
+        torch.testing.assert_close(scope["logits"], expected)
+    elif item.post_hoc:
         expected = logits - options["tau"] * torch.tensor([50, 10, 2]).double().div(62).log()
         torch.testing.assert_close(scope["logits"], expected)
     assert ("CosineLinear" in python_lines(item, options)) == (item.head == "cosine")
