@@ -262,7 +262,7 @@ def naive_cells(
 class Sigmoid(Family):
     """Several labels per position, some of them missing: −1 in hard targets, NaN in soft ones."""
 
-    engines = ("reference",)
+    engines = ("reference", "blocked")
     forms = ("hard", "soft")
     shapes: ClassVar = {"N": (7,), "N-d": (3, 4), "N-d1-d2": (2, 3, 2)}
     mean_overs = (None, "weight", "position", "positive")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from steelyard import ops
+from steelyard.losses.cells import CellForm, SigmoidLoss, check_cells
 from steelyard.losses.contract import check_sample_weight
 from steelyard.losses.module import Loss
 from steelyard.losses.options import Options
@@ -188,13 +189,19 @@ def explain(
 
 
 def explain_engine(
-    logits: Tensor, target: Tensor, *, label_smoothing: float = 0.0, engine: str = "auto"
+    logits: Tensor,
+    target: Tensor,
+    *,
+    loss: Loss | None = None,
+    label_smoothing: float = 0.0,
+    engine: str = "auto",
 ) -> ops.EngineChoice:
     """Which engine a loss uses for these tensors, and why.
 
     Args:
         logits: as for a loss; the values are not read.
         target: as for a loss; the values are not read.
+        loss: the loss, whose own options count; None stands for one of one class per position.
         label_smoothing: as for the loss: a smoothed target needs log p of all classes.
         engine: as for the loss.
 
@@ -208,11 +215,24 @@ def explain_engine(
         >>> explain_engine(torch.randn(8, 3), torch.zeros(8, dtype=torch.long)).engine
         'pytorch'
     """
+    if isinstance(loss, SigmoidLoss):
+        return _engine_of_cells(loss, logits, target)
     options = Options(engine=engine, label_smoothing=label_smoothing)
+    if loss is not None:
+        options = loss.options
     check_shapes(logits, target)
     batch = logits.unsqueeze(0) if logits.ndim == 1 else logits
-    problem = ops.SoftmaxProblem(target=target, smoothing=label_smoothing)
+    problem = ops.SoftmaxProblem(target=target, smoothing=options.label_smoothing)
     return ops.choose_engine(options.engine, batch, problem, (target,))
+
+
+def _engine_of_cells(loss: SigmoidLoss, logits: Tensor, target: Tensor) -> ops.EngineChoice:
+    check_cells(logits, target, loss.options.ignore_index)
+    if logits.ndim == 1:
+        logits, target = logits.unsqueeze(1), target.unsqueeze(1)
+    form: CellForm = loss.form
+    problem = form.fit(logits).problem(loss.options, target, None)
+    return ops.choose_engine(loss.options.engine, logits, problem, problem.tensors)
 
 
 def _position(

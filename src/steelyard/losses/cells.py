@@ -152,22 +152,22 @@ class CellForm(NamedTuple):
                 changes[name] = fit(given_as, vector, logits.shape[1], like, others_are_one=padded)
         return self._replace(**changes) if changes else self
 
-    def work(self, options: Options, target: Tensor, sample_weight: Tensor | None) -> ops.Cells:
+    def problem(
+        self, options: Options, target: Tensor, sample_weight: Tensor | None
+    ) -> ops.CellProblem:
         """What is to be done, of a form that fits the target (N, C, d…)."""
-        positive, negative = self.positive, self.negative
-        if self.positive_parameter is not None:
-            positive = positive._replace(parameter=self.positive_parameter)
-        if self.negative_parameter is not None:
-            negative = negative._replace(parameter=self.negative_parameter)
-        if self.positive_factor is not None:
-            positive = positive._replace(factor=self.positive_factor)
-        if self.negative_factor is not None:
-            negative = negative._replace(factor=self.negative_factor)
-        return ops.Cells(
+
+        def side(plain: ops.Side, parameter: Tensor | None, factor: Tensor | None) -> ops.Side:
+            if parameter is not None:
+                plain = plain._replace(parameter=parameter)
+            return plain if factor is None else plain._replace(factor=factor)
+
+        kind = ops.RankProblem if self.whole_positions else ops.CellProblem
+        return kind(
             target=target,
             ignore_index=options.ignore_index,
-            positive=positive,
-            negative=negative,
+            positive=side(self.positive, self.positive_parameter, self.positive_factor),
+            negative=side(self.negative, self.negative_parameter, self.negative_factor),
             bias=self.bias,
             weight=self.weight,
             pos_weight=self.pos_weight,
@@ -175,6 +175,10 @@ class CellForm(NamedTuple):
             rebalance=None if self.share is None else ops.Rebalance(self.share, *self.rebalance),
             smoothing=options.label_smoothing,
         )
+
+    def over(self, options: Options) -> str | None:
+        """What a mean divides by, for :meth:`steelyard.ops.CellProblem.count`."""
+        return options.mean_over or ("position" if self.whole_positions else None)
 
 
 # The vectors of a form, and by which name the user gave them.
@@ -220,25 +224,16 @@ def evaluate(
         sample_weight = check_cell_weight(sample_weight, logits.shape, form.whole_positions)
         dtype = ops.compute_dtype(logits)
         sample_weight = moved("sample_weight", sample_weight, logits.device, dtype)
-    work = form.fit(logits).work(options, target, sample_weight)
-    losses = ops.position_losses if form.whole_positions else ops.cell_losses
-    if options.reduction == "none":
-        if denominator is not None:
-            raise ValueError("denominator divides a sum, but reduction='none' takes none")
-        each = losses(logits, work, options.engine)
-        return each.squeeze(1) if one_class and not form.whole_positions else each
-    over: str | Tensor | None = None
+    problem = form.fit(logits).problem(options, target, sample_weight)
+    over: str | Tensor | None = form.over(options)
+    kind = options.reduction
     if denominator is not None:
-        over = check_denominator(denominator, logits)
-    elif options.reduction == "mean":
-        over = mean_over(form, options)
+        if kind == "none":
+            raise ValueError("denominator divides a sum, but reduction='none' takes none")
+        kind, over = "mean", check_denominator(denominator, logits)
     nothing = math.nan if options.empty == "nan" else math.inf
-    return losses(logits, work, options.engine, ops.Reduction("mean", over, nothing))
-
-
-def mean_over(form: CellForm, options: Options) -> str:
-    """What the mean divides by, as :meth:`steelyard.ops.Cells.divisor` calls it."""
-    return options.mean_over or ("position" if form.whole_positions else "cell")
+    losses = ops.losses(logits, problem, options.engine, ops.Reduction(kind, over, nothing))
+    return losses.squeeze(1) if one_class and kind == "none" and problem.per_cell else losses
 
 
 def check_cells(logits: Any, target: Any, ignore_index: float) -> None:
@@ -386,12 +381,12 @@ class SigmoidLoss(Loss):
             A 0-d float64 tensor on the target's device.
         """
         check_target(target)
-        if target.ndim == 1:
-            target = target.unsqueeze(1)
+        target = target.double() if target.is_floating_point() else target
+        target = target.unsqueeze(1) if target.ndim == 1 else target
         form: CellForm = self.form
         if sample_weight is not None:
             sample_weight = check_cell_weight(sample_weight, target.shape, form.whole_positions)
             sample_weight = moved("sample_weight", sample_weight, target.device, torch.float64)
         like = target.new_empty((0, target.shape[1]), dtype=torch.float64)
-        work = form.fit(like).work(self.options, target, sample_weight)
-        return work.divisor(mean_over(form, self.options), torch.float64)
+        problem = form.fit(like).problem(self.options, target, sample_weight)
+        return problem.count(form.over(self.options)).double()

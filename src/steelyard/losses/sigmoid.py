@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from steelyard.losses import tails
+from steelyard.losses import penalties
 from steelyard.losses.cells import (
     CellCallOptions,
     CellForm,
@@ -40,7 +40,7 @@ __all__ = [
 
 def bce_form() -> CellForm:
     """The form of binary cross-entropy, which other losses edit."""
-    return CellForm(Side(tails.cross_entropy), Side(tails.cross_entropy))
+    return CellForm(Side(penalties.likelihood), Side(penalties.likelihood))
 
 
 def bce_with_logits_loss(
@@ -89,7 +89,7 @@ class BCEWithLogitsLoss(SigmoidLoss):
 def sigmoid_focal_form(gamma: float | PerClass, alpha: float | PerClass | None = None) -> CellForm:
     """The form of the focal loss, on which other losses build."""
     number, vector = _number_or_vector("gamma", gamma)
-    side = Side(tails.focal, number)
+    side = Side(penalties.focal, number)
     form = CellForm(side, side, positive_parameter=vector, negative_parameter=vector)
     if alpha is None:
         return form
@@ -182,8 +182,10 @@ def _asymmetric(gamma_pos: float, gamma_neg: float, clip: float) -> CellForm:
     check_number("clip", clip, 0, 1)
     if clip == 1:
         raise ValueError("clip=1 takes the cost from every negative: expected 0 ≤ clip < 1")
-    negative = Side(tails.shifted, (gamma_neg, clip)) if clip else Side(tails.focal, gamma_neg)
-    return CellForm(Side(tails.focal, gamma_pos), negative)
+    negative = Side(penalties.focal, gamma_neg)
+    if clip:
+        negative = Side(penalties.shifted, (gamma_neg, clip))
+    return CellForm(Side(penalties.focal, gamma_pos), negative)
 
 
 def asymmetric_loss(
@@ -247,7 +249,7 @@ class AsymmetricLoss(SigmoidLoss):
 def _poly(epsilon: float, gamma: float) -> CellForm:
     check_number("epsilon", epsilon, -1)
     check_number("gamma", gamma, 0)
-    side = Side(tails.focal_poly, (gamma, epsilon))
+    side = Side(penalties.focal_poly, (gamma, epsilon))
     return CellForm(side, side)
 
 
@@ -302,7 +304,7 @@ def _hill(gamma: float, margin: float, bound: float) -> CellForm:
     check_number("gamma", gamma, 0)
     check_number("margin", margin, float("-inf"))
     check_number("bound", bound, 1)
-    return CellForm(Side(tails.focal, gamma, margin=margin), Side(tails.hill, bound))
+    return CellForm(Side(penalties.focal, gamma, margin=margin), Side(penalties.hill, bound))
 
 
 def hill_loss(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from steelyard.classes import ClassCountsLike, class_weights
-from steelyard.losses import tails
+from steelyard.losses import penalties
 from steelyard.losses.cells import CellCallOptions, CellForm, CellOptions, SigmoidLoss, sigmoid_loss
 from steelyard.losses.options import check_number
 from steelyard.losses.priors import Total, log_odds, positive_counts
@@ -168,9 +168,9 @@ def _distribution_balanced(
     check_number("kappa", kappa, 0)
     check_number("negative_scale", negative_scale, 0, open_low=True)
     check_number("gamma", gamma, 0)
-    negative = Side(tails.focal, gamma, factor=1 / negative_scale, scale=negative_scale)
+    negative = Side(penalties.focal, gamma, factor=1 / negative_scale, scale=negative_scale)
     return CellForm(
-        Side(tails.focal, gamma),
+        Side(penalties.focal, gamma),
         negative,
         bias=kappa / negative_scale * log_odds(class_counts, total),
         share=1 / positive_counts(class_counts),

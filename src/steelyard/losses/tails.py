@@ -16,10 +16,10 @@ _CERTAINLY_WRONG = -60.0
 def _focal_value(log_p: Tensor, gamma: float | Tensor) -> Tensor:
     if not isinstance(gamma, Tensor) and gamma == 0:
         return -log_p
-    return -log_p * _power(_miss(log_p.clamp(min=_CERTAINLY_WRONG)), gamma)
+    return -log_p * raised(one_minus(log_p.clamp(min=_CERTAINLY_WRONG)), gamma)
 
 
-def _power(miss: Tensor, gamma: float | Tensor) -> Tensor:
+def raised(miss: Tensor, gamma: float | Tensor) -> Tensor:
     """``miss^γ`` for miss > 0.
 
     As a logarithm, and not as a power: the derivatives of m^γ by m are m^(γ−1) and m^(γ−2), which
@@ -39,13 +39,13 @@ def _focal(log_p: Tensor, gamma: float | Tensor) -> tuple[Tensor, Tensor | float
         power = less if gamma == 2 else less.abs().pow_(gamma - 1).neg_()  # −m^(γ−1)
         slope = torch.addcmul(less, bounded.exp(), bounded, value=gamma).mul_(power)
         return (log_p * less).mul_(power).neg_(), slope
-    miss = _miss(bounded)
+    miss = one_minus(bounded)
     power = miss.pow(gamma)
     ratio = bounded.exp().mul_(bounded).div_(miss)
     return (log_p * power).neg_(), ratio.mul_(-gamma).add_(1).mul_(power)
 
 
-def _miss(log_p: Tensor) -> Tensor:
+def one_minus(log_p: Tensor) -> Tensor:
     """``1 − p`` without cancellation, but never 0, which no power or quotient would bear."""
     return (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
 
@@ -65,52 +65,6 @@ def _generalized_value(log_p: Tensor, q: float | Tensor) -> Tensor:
 def _generalized(log_p: Tensor, q: float | Tensor) -> tuple[Tensor, Tensor]:
     scaled = q * log_p
     return -torch.expm1(scaled) / q, scaled.exp_()
-
-
-def _focal_poly_value(log_p: Tensor, parameters: tuple[float, float]) -> Tensor:
-    gamma, epsilon = parameters
-    miss = _miss(log_p)
-    return _focal_value(log_p, gamma) + epsilon * miss * _power(miss, gamma)
-
-
-def _focal_poly(log_p: Tensor, parameters: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    gamma, epsilon = parameters
-    value, slope = _focal(log_p, gamma)
-    miss = _miss(log_p)
-    power = miss**gamma
-    return value + epsilon * miss * power, slope + epsilon * (gamma + 1) * log_p.exp() * power
-
-
-def _shifted_value(log_p: Tensor, parameters: tuple[float, float]) -> Tensor:
-    gamma, clip = parameters
-    miss = (-torch.expm1(log_p) - clip).relu()
-    # 1 − miss is p + clip, which keeps its digits where miss is nearly 1.
-    near = torch.log1p(-miss.clamp(max=0.5))
-    value = -torch.where(miss < 0.5, near, (log_p.exp() + clip).log())
-    return value * _power(miss.clamp(min=torch.finfo(miss.dtype).tiny), gamma)
-
-
-def _shifted(log_p: Tensor, parameters: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """With m = max(1 − p − clip, 0): its derivative by −log p is p where m > 0."""
-    gamma, clip = parameters
-    p = log_p.exp()
-    miss = (-torch.expm1(log_p) - clip).relu_()
-    rest = p + clip  # 1 − m
-    cost = -torch.where(miss < 0.5, torch.log1p(-miss.clamp(max=0.5)), rest.log())
-    safe = miss.clamp(min=torch.finfo(miss.dtype).tiny)
-    power = safe**gamma
-    slope = (p * power * (gamma * cost / safe + 1 / rest)).masked_fill_(miss <= 0, 0)
-    return cost * power, slope
-
-
-def _hill_value(log_p: Tensor, bound: float) -> Tensor:
-    miss = -torch.expm1(log_p)
-    return (bound - miss) * miss.square()
-
-
-def _hill(log_p: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    miss = -torch.expm1(log_p)
-    return (bound - miss) * miss.square(), log_p.exp() * miss * (2 * bound - 3 * miss)
 
 
 def _symmetric_value(log_p: Tensor, parameters: tuple[float, float]) -> Tensor:
@@ -138,12 +92,3 @@ generalized = Tail(_generalized_value, _generalized)
 
 symmetric = Tail(_symmetric_value, _symmetric)
 """−α log p + ρ(1−p), with the parameters (α, ρ)."""
-
-focal_poly = Tail(_focal_poly_value, _focal_poly)
-"""−(1−p)^γ log p + ε(1−p)^(γ+1), with the parameters (γ, ε)."""
-
-shifted = Tail(_shifted_value, _shifted)
-"""−m^γ log(1−m) with m = max(1 − p − clip, 0) and the parameters (γ, clip), clip > 0."""
-
-hill = Tail(_hill_value, _hill)
-"""(λ − m)·m² with m = 1 − p."""

@@ -1,8 +1,8 @@
 """The only room that touches N×C numbers: the losses of a problem, and the choice of engine.
 
 :mod:`~steelyard.ops.problem` says what is to be done. Each family derives it, with its definition:
-:mod:`~steelyard.ops.softmax`; sums over regions are :mod:`~steelyard.ops.region`.
-:mod:`~steelyard.ops.dispatch` chooses who does it:
+:mod:`~steelyard.ops.softmax`, :mod:`~steelyard.ops.sigmoid`; sums over regions are
+:mod:`~steelyard.ops.region`. :mod:`~steelyard.ops.dispatch` chooses who does it:
 
 * :mod:`~steelyard.ops.reference`, the definition itself, and the oracle of all others;
 * :mod:`~steelyard.ops.cpu`: a walk over tiles, a tile's arithmetic for each family, and a short way
@@ -15,7 +15,6 @@ their tile. :mod:`~steelyard.ops.compat` has every use of what torch does not pr
 """
 
 from steelyard.ops import compat
-from steelyard.ops.cells import Cells, Rebalance, Side, cell_losses, position_losses
 from steelyard.ops.dispatch import ENGINES, EngineChoice, choose_engine, losses, lovasz, sums
 from steelyard.ops.problem import (
     Problem,
@@ -26,16 +25,19 @@ from steelyard.ops.problem import (
     select,
 )
 from steelyard.ops.region import Masses, Overlap, Sums, covered, masses
+from steelyard.ops.sigmoid import CellProblem, Penalty, RankProblem, Rebalance, Side
 from steelyard.ops.softmax import CROSS_ENTROPY, SoftmaxProblem, Tail
 
 __all__ = [
     "CROSS_ENTROPY",
     "ENGINES",
-    "Cells",
+    "CellProblem",
     "EngineChoice",
     "Masses",
     "Overlap",
+    "Penalty",
     "Problem",
+    "RankProblem",
     "Rebalance",
     "Reduction",
     "Side",
@@ -43,7 +45,6 @@ __all__ = [
     "Sums",
     "Tail",
     "along_classes",
-    "cell_losses",
     "choose_engine",
     "compat",
     "compute_dtype",
@@ -52,7 +53,6 @@ __all__ = [
     "losses",
     "lovasz",
     "masses",
-    "position_losses",
     "select",
     "sums",
 ]

@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from steelyard.ops.cpu import distributions, softmax
+from steelyard.ops.cpu import distributions, sigmoid, softmax
 from steelyard.ops.cpu.pages import empty_like
 from steelyard.ops.cpu.walk import Arithmetic, walk
 from steelyard.ops.problem import Problem, Reduction, compute_dtype
+from steelyard.ops.sigmoid import CellProblem
 from steelyard.ops.softmax import SoftmaxProblem
 
 # A family enters here, with the arithmetic of a tile.
@@ -21,6 +22,7 @@ FAMILIES: dict[type[Problem], Callable[[Any], Arithmetic]] = {
     SoftmaxProblem: lambda problem: (
         distributions.ARITHMETIC if problem.all_classes else softmax.ARITHMETIC
     ),
+    CellProblem: lambda _: sigmoid.ARITHMETIC,
 }
 
 # The gradient of the losses, and the factor per position with which it is still to be multiplied.

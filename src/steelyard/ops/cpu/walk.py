@@ -38,7 +38,7 @@ class Arithmetic(NamedTuple):
             and the gradient in the room.
         factor: whether the gradient has a factor per position.
         scratch: how many more tensors of the tile's shape it wants.
-        smallest: the least size of a tile that has a place of its own.
+        smallest, largest: the size of a tile that has a place of its own.
         in_place: whether the gradient may take the memory of the logits: these are read once
             before anything is written there, and after that from ``room.again``.
     """
@@ -47,6 +47,7 @@ class Arithmetic(NamedTuple):
     factor: bool = True
     scratch: int = 0
     smallest: int = 2**14
+    largest: int = 2**19
     in_place: bool = False
 
 
@@ -98,7 +99,7 @@ def walk(
 def _tile_size(arithmetic: Arithmetic, logits: Tensor, *, in_place: bool) -> int:
     classes, size = logits.shape[1], logits.numel()
     if not in_place:
-        most = max(arithmetic.smallest, min(size // OF_ITS_OWN, LARGEST // 4))
+        most = max(arithmetic.smallest, min(size // OF_ITS_OWN, arithmetic.largest))
     elif size <= IN_CACHE:
         most = size
     else:

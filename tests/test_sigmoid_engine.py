@@ -1,0 +1,141 @@
+"""The CPU's engine for cells, where the table does not go: many tiles, memory, many digits."""
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+from families import C
+from table_sigmoid import NAN, POS_WEIGHT, SIGMOID_TABLE, SigmoidRow
+from test_engines import least_peak
+from torch import Tensor
+
+import steelyard as sy
+from steelyard.ops.cpu import sigmoid
+
+INF = float("inf")
+TILED = [row for row in SIGMOID_TABLE if not row.whole_positions]
+each_row = pytest.mark.parametrize("row", TILED, ids=lambda row: row.id)
+WEIGHT = [0.5, 1.0, 2.0, 0.0, 3.0]
+
+
+def value_and_gradient(loss: Any, logits: Tensor, *args: Any, **call: Any) -> tuple[Tensor, Tensor]:
+    leaf = logits.detach().requires_grad_()
+    value = loss(leaf, *args, **call)
+    upstream = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).view(value.shape)
+    return value.detach(), torch.autograd.grad(value, leaf, upstream)[0]
+
+
+@each_row
+@pytest.mark.parametrize("places", [(), (70,), (20, 3)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_many_tiles_are_one(
+    monkeypatch: pytest.MonkeyPatch, row: SigmoidRow, places: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    logits, targets = row.family.make((64, *places), dtype=dtype)
+    target = targets["hard"]
+    small = sigmoid.ARITHMETIC._replace(smallest=40, largest=40)
+    monkeypatch.setattr(sigmoid, "ARITHMETIC", small)
+    for options in (
+        {},
+        {"reduction": "none", "label_smoothing": 0.1},
+        {"weight": WEIGHT, "pos_weight": POS_WEIGHT, "mean_over": "weight"},
+    ):
+        for sample_weight in row.family.samples(row, logits):
+            call = {"sample_weight": sample_weight}
+            tiled = value_and_gradient(
+                row.build(**options, engine="blocked"), logits, target, **call
+            )
+            plain = value_and_gradient(
+                row.build(**options, engine="reference"), logits, target, **call
+            )
+            tolerance = {} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
+            torch.testing.assert_close(tiled, plain, **tolerance)
+
+
+@each_row
+def test_infinite_logits_cost_what_they_do_in_the_definition(row: SigmoidRow) -> None:
+    logits, targets = row.family.make((40,), dtype=torch.float32)
+    target = targets["hard"].clamp(min=0)
+    for logit in (INF, -INF):
+        for there in (0.0, 1.0):
+            logits[3, 2], target[3, 2] = logit, there
+            found = [
+                row.build(reduction="none", engine=engine)(logits, target)
+                for engine in ("blocked", "reference")
+            ]
+            torch.testing.assert_close(*found, rtol=1e-5, atol=1e-7)
+    logits[3, 2] = NAN
+    assert row.build(engine="blocked")(logits, target).isnan()
+
+
+@each_row
+def test_digits_of_what_is_all_but_right(row: SigmoidRow) -> None:
+    """Relative to the loss itself, down to where float32 ends."""
+    logits = torch.linspace(-60, 60, 241)[:, None].expand(241, C)
+    for there in (0.0, 1.0):
+        target = torch.full((241, C), there)
+        for call in (0, 1):
+            loss = row.build(reduction="none", engine="blocked")
+            exact = row.build(reduction="none", engine="reference")
+            found = value_and_gradient(loss, logits, target)[call].double()
+            true = value_and_gradient(exact, logits.double(), target.double())[call]
+            sized = true.abs() > 1e-30
+            # A difference of nearly equal numbers is part of these.
+            differs = row.module in (sy.AsymmetricLoss, sy.HillLoss)
+            rest = torch.finfo(torch.float32).eps * differs
+            error = (found - true).abs() - rest
+            assert (error[sized] <= 3e-5 * true.abs()[sized]).all()
+
+
+def test_a_change_of_the_gradient_does_not_come_back() -> None:
+    logits = torch.randn(30, C, requires_grad=True)
+    loss = sy.SigmoidFocalLoss(engine="blocked")(logits, torch.ones(30, C))
+    first = torch.autograd.grad(loss, logits, retain_graph=True)[0]
+    kept = first.clone()
+    first.zero_()
+    torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], kept)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [sy.BCEWithLogitsLoss(pos_weight=2.0), sy.SigmoidFocalLoss(alpha=0.25), sy.AsymmetricLoss()],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_memory_of_the_gradient(loss: sy.SigmoidLoss) -> None:
+    logits = torch.randn(16384, 1000, requires_grad=True)
+    target = (torch.rand(16384, 1000) < 0.1).float()
+
+    def step() -> None:
+        logits.grad = None
+        loss(logits, target).backward()
+
+    def forget() -> None:
+        logits.grad = None
+
+    assert least_peak(step, forget) <= 1.1 * logits.nbytes
+    with torch.no_grad():
+        assert least_peak(lambda: loss(logits, target), forget) <= 0.1 * logits.nbytes
+    gc.collect()
+
+
+def test_explain_engine_names_who_does_cells() -> None:
+    logits, target = torch.randn(4, 3), torch.zeros(4, 3)
+    assert sy.explain_engine(logits, target, loss=sy.HillLoss()).engine == "blocked"
+    choice = sy.explain_engine(logits, target, loss=sy.ZLPRLoss())
+    assert choice.engine == "reference"
+    assert "no arithmetic for a RankProblem" in choice.reason
+    asked = sy.explain_engine(logits[:, 0], target[:, 0], loss=sy.HillLoss(engine="reference"))
+    assert asked.reason == "asked for by name"
+    softmax = sy.explain_engine(logits, target, loss=sy.FocalLoss(label_smoothing=0.1))
+    assert softmax.engine == "blocked"
+
+
+@pytest.mark.parametrize("row", SIGMOID_TABLE, ids=lambda row: row.id)
+def test_a_learnt_weight_has_a_gradient(row: SigmoidRow) -> None:
+    logits, targets = row.family.make((6,))
+    weight = torch.nn.Parameter(torch.ones(C, dtype=torch.float64))
+    loss = row.build(pos_weight=weight)
+    loss(logits, targets["hard"]).backward()
+    assert weight.grad is not None
+    assert weight.grad.abs().sum() > 0
