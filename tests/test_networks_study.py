@@ -340,6 +340,10 @@ def test_masks_with_an_ignored_border():
     page = render(found)
     assert "IoU and Dice of each class" in page
     assert "test images" in page
+    images = found["panel"]["images"]
+    assert [image["row"] for image in images] == [0, 1, 2]
+    assert images[0]["predictions"].keys() == {"cross-entropy", "weighted-cross-entropy", "focal"}
+    assert page.count('<img src="data:image/png;base64,') >= 9
     with pytest.raises(StudyError, match="balanced-sampling needs one class per row"):
         compare.networks(
             nn.Identity, train=masks(), test=masks(), losses=["balanced-sampling"], ignore_index=255

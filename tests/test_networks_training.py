@@ -282,6 +282,24 @@ def test_augmentation_belongs_to_seed_epoch_and_row(workers):
     assert (torch.rand(1), np.random.rand()) == after  # the loop's own streams go on  # noqa: NPY002
 
 
+class Sometimes(Noisy):
+    """Draws from NumPy's generator for one row in ten only."""
+
+    def __getitem__(self, row):
+        features, label = self.base[row]
+        if row % 10 == 0:
+            features = features + np.random.rand()  # noqa: NPY002
+        return features + torch.rand(1), int(label)
+
+
+def test_a_generator_that_is_seldom_drawn_from_is_seeded_all_the_same():
+    data = Sometimes(blobs(rows=40))
+    one = Loader(data, 5, "train")
+    apart = torch.cat([x for x, _ in one([np.array([1, 2]), np.array([3, 30])], 2)])
+    other = torch.cat([x for x, _ in Loader(data, 5, "train")([np.array([30, 3, 2, 1])], 2)])
+    assert torch.equal(apart, other[[3, 2, 1, 0]])
+
+
 class Broken(Noisy):
     def __getitem__(self, row):
         if row == 7:

@@ -19,6 +19,7 @@ BASELINE = "cross-entropy"
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
+Picture = Annotated[str, Field(pattern=r"^data:image/png;base64,[A-Za-z0-9+/=]+$")]
 Maybe = Number | None  # None: not defined for these data
 
 
@@ -278,6 +279,22 @@ def _study_agrees(study: dict[str, Any]) -> dict[str, Any]:
 _KINDS = {int: "a whole number", str: "a text"}
 
 
+class PanelImage(TypedDict):
+    """A test image, its target and each candidate's prediction, as pictures in data URIs."""
+
+    row: Count
+    image: Picture
+    target: Picture
+    predictions: dict[str, Picture]
+
+
+class Panel(TypedDict):
+    """A few test images of a study of masks, and the colour of each class."""
+
+    colors: list[Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]]
+    images: list[PanelImage]
+
+
 class Times(TypedDict):
     """What differs between two runs of one study."""
 
@@ -299,6 +316,7 @@ class Results(TypedDict):
     verdict: Verdict
     failures: list[Failure]
     times: Times
+    panel: NotRequired[Panel | None]
 
 
 def _results_agree(results: Results) -> Results:

@@ -224,6 +224,36 @@ def _of_class(found: Interval) -> Cell:
     return Cell(numbers.percent(found["mean"]), numbers.interval("recall", found))
 
 
+def pictured(reading: Reading) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Test images: a title, and pictures with what they show, cross-entropy's before the lead's."""
+    panel = reading.results.get("panel")
+    if not panel:
+        return []
+    entries = [e for e in (reading.baseline, reading.lead) if e is not None]
+    compared = list(dict.fromkeys(entry["name"] for entry in entries))
+    return [
+        (
+            f"Test image {image['row']}",
+            [
+                ("image", image["image"]),
+                ("target", image["target"]),
+                *(
+                    (reading.title(name), image["predictions"][name])
+                    for name in compared
+                    if name in image["predictions"]
+                ),
+            ],
+        )
+        for image in panel["images"]
+    ]
+
+
+def legend(reading: Reading) -> list[tuple[str, str]]:
+    """Classes and the colours that they have in the pictures."""
+    panel = reading.results.get("panel")
+    return list(zip(reading.classes, panel["colors"], strict=False)) if panel else []
+
+
 def trainings(reading: Reading) -> list[tuple[str, str]]:
     """Candidates that trained a network, and what one training took."""
     each = reading.results["times"].get("trainings", {})

@@ -38,11 +38,13 @@ class Predictions:
         confusion: (N, C, C) positions of each row, true class by predicted class, of masks and
             sequences.
         adjusted: (A, N, C, C) the same of logits from which other vectors were subtracted.
+        shown: (n, h, w) predicted classes of the first few masks, for people to look at.
     """
 
     logits: np.ndarray | None = None
     confusion: np.ndarray | None = None
     adjusted: np.ndarray | None = None
+    shown: np.ndarray | None = None
 
     def packed(self) -> bytes:
         """The arrays as a compressed NPZ file."""

@@ -43,6 +43,7 @@ class Judged:
 
     cell: Cell
     marks: Marks | None
+    shown: np.ndarray | None = None
 
 
 class Judge:
@@ -185,7 +186,7 @@ class Judge:
                 "validation": None,
             },
         }
-        return Judged(cell, marks)
+        return Judged(cell, marks, test.shown)
 
 
 def _trial_record(

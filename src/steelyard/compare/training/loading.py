@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,33 +94,66 @@ def balanced(rows: np.ndarray, labels: np.ndarray, seed: int, epoch: int) -> np.
 
 
 class _Seeded(Dataset[Any]):
-    """A Dataset whose samples see generators seeded by (seed, epoch, row), whoever loads them."""
+    """A Dataset whose samples see generators seeded by (seed, epoch, row), whoever loads them.
+
+    Seeding Python's and NumPy's generators for each sample costs more than many a sample. Each is
+    first marked, batch by batch; once a batch has drawn from it, that batch is loaded again with
+    the generator seeded for each sample, and so are all batches from then on.
+    """
 
     def __init__(self, dataset: Any, seed: int, name: str) -> None:
         self.dataset, self.seed, self.name = dataset, seed, name
+        self.drawn_from: set[str] = set()
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Any]:
         # The loop's own streams go on after the batch; reseeding costs less than saving states.
         python, numpy = random.getrandbits(64), np.random.randint(2**32)  # noqa: NPY002
         own = torch.default_generator.get_state()
         try:
-            return [self._sample(*key) for key in keys]
+            samples = self._samples(keys)
+            while new := self._moved():
+                self.drawn_from |= new
+                samples = self._samples(keys)
+            return samples
         finally:
             random.seed(python)
             np.random.seed(numpy)  # noqa: NPY002
             torch.default_generator.set_state(own)
 
+    def _samples(self, keys: Sequence[Key]) -> list[Any]:
+        random.seed(_MARK)
+        np.random.seed(_MARK)  # noqa: NPY002
+        return [self._sample(*key) for key in keys]
+
+    def _moved(self) -> set[str]:
+        """Generators that were marked and have been drawn from since."""
+        drawn = {
+            "python": random.getrandbits(64) != _FIRST["python"],
+            "numpy": np.random.randint(2**32) != _FIRST["numpy"],  # noqa: NPY002
+        }
+        return {name for name, moved in drawn.items() if moved} - self.drawn_from
+
     def _sample(self, epoch: int, row: int) -> Any:
-        seed = stream(self.seed, epoch, row)
-        random.seed(seed)
-        np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
+        key = struct.pack("<3q", self.seed, epoch, row)
+        seed = int.from_bytes(blake2b(key, digest_size=8).digest(), "little") >> 1
         torch.default_generator.manual_seed(seed)
+        if "python" in self.drawn_from:
+            random.seed(seed)
+        if "numpy" in self.drawn_from:
+            np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
         try:
             return self.dataset[row]
         except Exception as error:
             raise SampleError(
                 f"row {row} of {self.name} {_CANNOT}: {type(error).__name__}: {_one_line(error)}"
             ) from error
+
+
+_MARK = 0
+_FIRST = {
+    "python": random.Random(_MARK).getrandbits(64),
+    "numpy": np.random.RandomState(_MARK).randint(2**32),
+}
 
 
 class SampleError(StudyError):

@@ -10,6 +10,8 @@ As of tables (see `steelyard.compare.results`), and beside that:
                  confusion
     comparisons  detectable: the difference that four of five such studies would find
     times        trainings: mean seconds of one training by candidate
+    panel        of masks: a few test images of the first seed, their targets and every candidate's
+                 predictions as pictures, and the colours of the classes; null else
 
 `columns` is 0 and `reliability` of masks and sequences is empty.
 """
@@ -28,6 +30,7 @@ from steelyard.compare.machine import environment
 from steelyard.compare.results import failures, score_names, verdict_of
 from steelyard.compare.training.judging import Judge, Judged, titles
 from steelyard.compare.training.methods import Method
+from steelyard.compare.training.panel import IMAGES, panel
 from steelyard.compare.training.plan import Plan
 from steelyard.compare.training.problem import Problem
 from steelyard.compare.training.statistics import SCORES, few_seeds, resample
@@ -94,7 +97,22 @@ def assemble(
         ),
         "failures": failures({name: [one.cell for one in row] for name, row in judged.items()}),
         "times": dict(times),
+        "panel": _panel(problem, plan, facts, judge_, judged),
     }
+
+
+def _panel(
+    problem: Problem,
+    plan: Plan,
+    facts: Facts,
+    judge_: Judge,
+    judged: Mapping[str, Sequence[Judged]],
+) -> dict[str, Any] | None:
+    """The first few test masks as the first seed's candidates see them."""
+    maps = {name: row[0].shown for name, row in judged.items() if row[0].shown is not None}
+    rows = judge_.split(plan.first_seed).test[:IMAGES]
+    dataset = problem.testing.dataset
+    return panel(dataset, rows, maps, facts.classes, plan.ignore_index) if maps else None
 
 
 def _evidence(

@@ -22,6 +22,7 @@ from steelyard.compare.training.head_only import Features, Head, train_heads, un
 from steelyard.compare.training.heads import features_of, linear_head
 from steelyard.compare.training.lines import Line
 from steelyard.compare.training.methods import Method
+from steelyard.compare.training.panel import IMAGES, class_maps
 from steelyard.compare.training.plan import Plan, Run, draw_options
 from steelyard.compare.training.problem import Part, Problem, Split
 from steelyard.compare.training.ranks import Ranks
@@ -132,12 +133,18 @@ def _run(
             return predictions(problem, plan, method, run, network, part, rows, ranks, adjust)
 
         validation = said_of(problem.validating, split.validation)
+        test = said_of(problem.testing, split.test)
+        if problem.kind == "masks" and problem.classes < 255:
+            loader = problem.loader(problem.testing, run.seed)
+            few = split.test[:IMAGES]
+            maps = class_maps(bare(network), loader, few, problem.classes, plan.device)
+            test = replace(test, shown=maps)
         outcome = replace(
             outcome,
             score=selecting_score(problem, plan, validation, split.validation),
             head=_head_of(network, problem.head, method),
             validation=validation.packed(),
-            test=said_of(problem.testing, split.test).packed(),
+            test=test.packed(),
             heads=tuple(_heads(problem, plan, run, bare(network), split)),
         )
     except (DivergedError, NotFiniteError) as error:
