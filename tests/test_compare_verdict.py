@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from steelyard.compare.results import verdict_of
 from steelyard.compare.verdict import RepeatedSplits, compare, interval, judge, p_value
 
 TITLES = {"cross-entropy": "Cross-entropy", "la": "Logit-adjusted", "focal": "Focal"}
@@ -182,3 +183,35 @@ def test_the_correction_is_holms_and_no_other():
     assert {c.judgement for c in judged_at(a=0.017, b=0.017, c=0.017).values()} == {
         "no detectable difference"
     }
+
+
+def verdict_with(accuracy: dict[str, float], worst: dict[str, float]) -> list[str]:
+    """The sentences where post-hoc adjustment is better by 20 points of balanced accuracy."""
+    values = {"cross-entropy": [0.50, 0.51, 0.50, 0.49, 0.50], "post-hoc": [0.7] * 5}
+    entries = [
+        {"name": name, "title": name, "code": "", "scores": scores}
+        for name in values
+        for scores in [
+            {
+                "balanced_accuracy": {"mean": sum(values[name]) / 5},
+                "macro_f1": {"mean": 0.5},
+                "accuracy": {"mean": accuracy[name]},
+                "worst_class_recall": {"mean": worst[name]},
+            }
+        ]
+    ]
+    titles = {"balanced_accuracy": "balanced accuracy", "macro_f1": "F1", "accuracy": "accuracy"}
+    evidence = RepeatedSplits(values, 0.25)
+    return verdict_of("balanced_accuracy", evidence, entries, titles)["sentences"]
+
+
+def test_a_verdict_says_what_it_costs_and_which_class_it_never_finds():
+    found = {"cross-entropy": 0.1, "post-hoc": 0.4}
+    dear = verdict_with({"cross-entropy": 0.98, "post-hoc": 0.79}, found)
+    assert dear[-1] == (
+        "It costs 19.0 points of accuracy: take it only if the rare classes are worth that."
+    )
+    cheap = verdict_with({"cross-entropy": 0.98, "post-hoc": 0.96}, found)
+    assert not any("It costs" in sentence for sentence in cheap)
+    blind = verdict_with({"cross-entropy": 0.98, "post-hoc": 0.98}, found | {"post-hoc": 0.0})
+    assert blind[-1] == "On no seed does it find a single row of the class that it is worst at."

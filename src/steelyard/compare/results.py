@@ -35,6 +35,7 @@ from steelyard._results import BASELINE, Cell, Failure, ScoreName, Verdict
 from steelyard.compare.scores import LOWER_IS_BETTER
 from steelyard.compare.verdict import Evidence, judge
 
+_DEAR = 0.03  # of accuracy: more than a few points are said
 _PRICED = ("balanced_accuracy", "macro_f1", "accuracy")
 
 
@@ -87,6 +88,7 @@ def verdict_of(
             *found.sentences,
             *more,
             *_price(select, found.recommended, entries, titles),
+            *_cautions(found.recommended, entries),
         ],
         "best": found.best,
         "tied": list(found.tied),
@@ -114,3 +116,20 @@ def _price(
         if score != select
     ]
     return [f"What it does to the other scores, in points: {', '.join(changes)}."]
+
+
+def _cautions(recommended: str | None, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What nobody should learn only after deploying the recommended candidate."""
+    scores = {entry["name"]: entry["scores"] for entry in entries}
+    if recommended is None:
+        return []
+    said = []
+    mean, baseline = (scores[name]["accuracy"]["mean"] for name in (recommended, BASELINE))
+    if mean is not None and baseline is not None and baseline - mean > _DEAR:
+        said.append(
+            f"It costs {100 * (baseline - mean):.1f} points of accuracy: take it only if the rare "
+            "classes are worth that."
+        )
+    if scores[recommended]["worst_class_recall"]["mean"] == 0:
+        said.append("On no seed does it find a single row of the class that it is worst at.")
+    return said
