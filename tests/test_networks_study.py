@@ -400,6 +400,7 @@ def shuffled_study(k):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_labels_without_meaning_have_no_winner():
     winners = 0
     for k in range(20):

@@ -401,3 +401,50 @@ def test_state_of_the_users_loss_does_not_reach_the_next_training():
     a, _ = train(problem, plan, "moving")
     b, _ = train(problem, plan, "moving")
     assert same_parameters(a, b)
+
+
+class Watched(torch.nn.Module):
+    """Says in which precision it was called."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(4, 3)
+        self.seen = set()
+
+    def forward(self, x):
+        z = self.fc(x)
+        self.seen.add((self.training, z.dtype))
+        return z
+
+
+def test_mixed_precision_reaches_training_and_scoring():
+    data = blobs(dtype=torch.float32)
+    loop = Keeping(Watched)
+    problem, plan = problem_of(
+        ["focal"], train=data, test=data, loop=loop, precision="bf16", head=None
+    )
+    (outcome,) = run_line(problem, plan, line_of(problem, plan, "focal"), None)
+    assert loop.networks["focal"].seen == {(True, torch.bfloat16), (False, torch.bfloat16)}
+    assert loop.networks["focal"].fc.weight.dtype == torch.float32
+    assert outcome.status == "done"
+
+
+def test_gradients_are_clipped_after_they_are_those_of_the_mean():
+    norms = []
+
+    class Measuring(torch.optim.SGD):
+        def step(self, closure=None):
+            parts = [p.grad.norm() for group in self.param_groups for p in group["params"]]
+            norms.append(float(torch.stack(parts).norm()))
+            return super().step(closure)
+
+    def optimizer(parameters, learning_rate, weight_decay):
+        return Measuring(parameters, lr=learning_rate)
+
+    for micro in (None, 4):
+        loop = PlainLoop(network, optimizer)
+        problem, plan = problem_of(["focal"], loop=loop, clip=0.05, micro_batch=micro)
+        train(problem, plan, "focal")
+    assert max(norms) <= 0.05 * 1.001
+    half = len(norms) // 2
+    assert norms[:half] == pytest.approx(norms[half:], rel=1e-6)

@@ -55,7 +55,8 @@ def call(network: Any, inputs: Any) -> Any:
 def logits_of(output: Any, target: Tensor, classes: int) -> Tensor:
     """The logits (B, C, …) in a network's output, for targets (B, …).
 
-    An output with `.logits` or the key "logits" is unwrapped, and (B, T, C) becomes (B, C, T).
+    An output with `.logits` or the key "logits" is unwrapped, and (B, T, C) becomes (B, C, T);
+    where T is C, the classes are taken to be the last.
 
     Raises:
         StudyError: no logits, or logits that do not fit targets and classes.

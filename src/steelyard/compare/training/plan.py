@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -183,12 +184,16 @@ def draw_options(plan: Plan, method: Method, seed: int) -> list[dict[str, float]
     process derives the same ones. Shared hyper-parameters come first, so that draw k has one
     learning rate whatever the method. Draw 0 is the defaults.
     """
-    columns = len(plan.space) + _OWN_COLUMNS
-    rng = np.random.default_rng([seed, 1])
-    points = qmc.Halton(columns, rng=rng).random(max(plan.draws - 1, 1))
+    points = _points(len(plan.space) + _OWN_COLUMNS, seed, max(plan.draws - 1, 1))
     shared = HEAD_SPACE if method.rider == "head-only" else plan.space
     space = (*shared, *method.space)
     return [_at(space, None if k == 0 else points[k - 1]) for k in range(plan.draws)]
+
+
+@cache
+def _points(columns: int, seed: int, number: int) -> np.ndarray:
+    points: np.ndarray = qmc.Halton(columns, rng=np.random.default_rng([seed, 1])).random(number)
+    return points
 
 
 def _at(space: Sequence[Range], point: np.ndarray | None) -> dict[str, float]:
