@@ -143,8 +143,12 @@ def test_other_losses_are_refused(tmp_path):
     several = bert("sequence")
     several.config.problem_type = "multi_label_classification"
     assert refusal(several) == (
-        "problem_type='multi_label_classification': the losses of steelyard are for one class "
-        "per position"
+        "problem_type='multi_label_classification', but CrossEntropyLoss is for one class per "
+        "position: give a loss of several labels, such as sy.BCEWithLogitsLoss"
+    )
+    several.config.problem_type = "regression"
+    assert refusal(several, sy.BCEWithLogitsLoss()) == (
+        "problem_type='regression': the losses of steelyard are for classes"
     )
 
 

@@ -1,6 +1,6 @@
 """Losses, class weights and honest comparisons for imbalanced classes in PyTorch."""
 
-from steelyard.classes import ClassCounts, class_weights, count_classes
+from steelyard.classes import ClassCounts, class_weights, count_classes, pos_weight
 from steelyard.decide import decide, fit_temperature, tune_biases, tune_threshold
 from steelyard.distributed import ExactMean, step_denominator
 from steelyard.explain import explain, explain_engine
@@ -67,6 +67,7 @@ __all__ = [
     "logit_adjusted_loss",
     "lovasz_loss",
     "poly_loss",
+    "pos_weight",
     "sigmoid_class_balanced_loss",
     "sigmoid_focal_loss",
     "sigmoid_logit_adjusted_loss",

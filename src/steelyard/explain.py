@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from steelyard import ops
+from steelyard._explain_cells import CellExplanation, explain_cells
 from steelyard.losses.cells import CellForm, SigmoidLoss, check_cells
 from steelyard.losses.contract import check_sample_weight
 from steelyard.losses.module import Loss
@@ -135,7 +136,7 @@ def explain(
     target: Tensor,
     sample_weight: Tensor | None = None,
     denominator: float | Tensor | None = None,
-) -> Explanation:
+) -> Explanation | CellExplanation:
     """Work out one loss value by hand, in float64.
 
     Args:
@@ -147,11 +148,13 @@ def explain(
 
     Returns:
         For each position the edited logits, softmax, −log p, tail, class weight, sample weight
-        and contribution; then numerator, denominator and result.
+        and contribution; of several labels, for each cell its edited logit, p, what it costs if
+        its class is there and if not, weights and contribution. Then numerator, denominator and
+        result.
 
     Raises:
-        ValueError: probabilities that are negative, NaN, or do not sum to 1, which the loss itself
-            does not check.
+        ValueError: probabilities that are negative, NaN, or do not sum to 1, or targets of cells
+            outside [0, 1], which the loss itself does not check.
         RuntimeError: the arithmetic does not end at ``loss(logits, target)``: a bug to report.
 
     Example:
@@ -162,6 +165,8 @@ def explain(
     """
     if isinstance(loss, DeferredReweighting):
         loss = loss.current
+    if isinstance(loss, SigmoidLoss):
+        return explain_cells(loss, logits, target, sample_weight, denominator)
     if not isinstance(loss, SoftmaxLoss):
         raise TypeError(f"loss is a {type(loss).__name__}, expected a loss of steelyard")
     check_shapes(logits, target)

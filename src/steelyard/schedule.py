@@ -76,7 +76,7 @@ class DeferredReweighting(nn.Module):
         loss = cast("Tensor", self.current(logits, target, sample_weight, denominator, **more))
         if not self.active:
             # A weight of the wrong length is refused now rather than in epoch ``start``.
-            self.weighted.form.fit(logits.unsqueeze(0) if logits.ndim == 1 else logits)
+            self.weighted.check_fit(logits)
         return loss
 
     def denominator(self, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:

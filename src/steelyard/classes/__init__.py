@@ -2,7 +2,7 @@
 
 from steelyard.classes.counting import count_classes
 from steelyard.classes.counts import ClassCounts, ClassCountsLike, ClassGroups, as_class_counts
-from steelyard.classes.weights import class_weights
+from steelyard.classes.weights import class_weights, pos_weight
 
 __all__ = [
     "ClassCounts",
@@ -11,4 +11,5 @@ __all__ = [
     "as_class_counts",
     "class_weights",
     "count_classes",
+    "pos_weight",
 ]

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from steelyard.classes.cells import count_cells
 from steelyard.classes.counts import ClassCounts
 from steelyard.classes.labels import LabelReader
 from steelyard.classes.numbers import LARGEST_CLASS
@@ -19,6 +20,8 @@ def count_classes(
     num_classes: int | None = None,
     ignore_index: int | None = None,
     progress: bool = False,
+    *,
+    multi_label: bool = False,
 ) -> ClassCounts:
     """Count how often each class occurs in a data set, in one pass and constant memory.
 
@@ -40,9 +43,13 @@ def count_classes(
         num_classes: C. None: the largest label + 1, or the number of names.
         ignore_index: A class index that is counted nowhere, not in ``support`` either.
         progress: Show a progress bar (needs rich, which ``steelyard[compare]`` installs).
+        multi_label: Targets say of every class whether it is there, by 0 and 1: (C,) for a sample,
+            (N, C) for N of them, (N, C, …) for masks; a data frame has a column per class, which
+            gives ``names``. What equals ``ignore_index``, by default −1, or is NaN is missing:
+            counted neither as there nor as not. The result's ``total`` says out of how many.
 
     Returns:
-        Counts and support on the CPU, exact.
+        Counts and support on the CPU, exact; of several labels counts and total.
 
     Raises:
         TypeError: A source that holds no labels, or labels that are neither integers nor strings.
@@ -52,6 +59,9 @@ def count_classes(
     """
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"num_classes={num_classes}; expected at least 1")
+    if multi_label:
+        missing = -1 if ignore_index is None else ignore_index
+        return count_cells(source, num_classes, missing, _rich_progress if progress else _silent)
     reader = LabelReader(num_classes)
     tally = _Tally(num_classes, ignore_index)
     for piece in pieces(source, _rich_progress if progress else _silent):

@@ -36,30 +36,35 @@ class ClassCounts:
         support: Per class, the number of elements (pixels, tokens) of those samples in which the
             class occurs, itself included. For plain labels it equals ``counts``. None: unknown.
         names: One distinct string per class. None: classes are known by their index alone.
+        total: Where a sample may have several classes, or none: per class, how many samples say
+            whether it is there, with it and without. None: every sample has one class.
 
     Raises:
-        TypeError: Counts, support or names of another type.
+        TypeError: Counts, support, names or total of another type.
         ValueError: No class, not one-dimensional, a negative, fractional or infinite count, a
-            support smaller than its count, or lengths that do not fit.
+            support or total smaller than its count, or lengths that do not fit.
     """
 
-    __slots__ = ("_counts", "_names", "_support")
+    __slots__ = ("_counts", "_names", "_support", "_total")
     # Python's integers: exact, and known to whoever traces the losses that read them.
     _counts: tuple[int, ...]
     _support: tuple[int, ...] | None
     _names: tuple[str, ...] | None
+    _total: tuple[int, ...] | None
 
     def __init__(
         self,
         counts: Tensor | Iterable[int],
         support: Tensor | Iterable[int] | None = None,
         names: Iterable[str] | None = None,
+        total: Tensor | Iterable[int] | None = None,
     ) -> None:
         checked = whole_numbers(counts, "counts")
         set_once = object.__setattr__
         set_once(self, "_counts", checked)
         set_once(self, "_support", None if support is None else _checked_support(support, checked))
         set_once(self, "_names", None if names is None else _checked_names(names, len(checked)))
+        set_once(self, "_total", None if total is None else _checked_total(total, checked))
 
     @property
     def counts(self) -> Tensor:
@@ -70,6 +75,11 @@ class ClassCounts:
     def support(self) -> Tensor | None:
         """A new int64 tensor (C,) on the CPU, or None where it is unknown."""
         return None if self._support is None else torch.tensor(self._support, device="cpu")
+
+    @property
+    def total(self) -> Tensor | None:
+        """A new int64 tensor (C,) on the CPU, or None where every sample has one class."""
+        return None if self._total is None else torch.tensor(self._total, device="cpu")
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -87,13 +97,21 @@ class ClassCounts:
         return max(self._counts) / min(filter(None, self._counts))
 
     def prior(self) -> Tensor:
-        """The share of each class: float64 (C,), summing to 1; 0 for an absent class.
+        """The share of each class, float64 (C,); 0 for an absent class.
+
+        They sum to 1 where every sample has one class; else each is ``counts / total``.
 
         Raises:
             ValueError: Every count is zero.
         """
         self._refuse_empty("prior()")
-        return self.counts.double() / sum(self._counts)
+        if self._total is None:
+            return self.counts.double() / sum(self._counts)
+        return torch.tensor(self._shares(), dtype=torch.float64, device="cpu")
+
+    def _shares(self) -> list[float]:
+        total = self._total or [sum(self._counts)] * len(self)
+        return [n / max(of, 1) for n, of in zip(self._counts, total, strict=True)]
 
     def groups(self, many: int = 100, few: int = 20) -> ClassGroups:
         """Split the class indices into many-, medium- and few-shot classes.
@@ -153,7 +171,15 @@ class ClassCounts:
         support = None
         if self._support is not None and other._support is not None:
             support = map(add, self._support, other._support)
-        return ClassCounts(map(add, self, other), support, _merged_names(self, other))
+        if (self._total is None) != (other._total is None):
+            raise ValueError(
+                "cannot merge counts of samples with one class and of samples with any number: "
+                "give count_classes the same multi_label for every part"
+            )
+        total = None
+        if self._total is not None and other._total is not None:
+            total = map(add, self._total, other._total)
+        return ClassCounts(map(add, self, other), support, _merged_names(self, other), total)
 
     def __radd__(self, other: object) -> "ClassCounts":
         return self if other == 0 else NotImplemented  # sum() starts from 0
@@ -173,7 +199,7 @@ class ClassCounts:
         return hash(self._key())
 
     def _key(self) -> tuple[object, ...]:
-        return self._counts, self._support, self._names
+        return self._counts, self._support, self._names, self._total
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(
@@ -193,7 +219,8 @@ class ClassCounts:
         if total:
             head += f", imbalance ratio {self.imbalance_ratio:,.4g}"
         rows = [("class", "count", "share")]
-        rows += [(self._label(c), f"{n:,}", f"{n / max(total, 1):.2%}") for c, n in _ends(counts)]
+        shares = self._shares()
+        rows += [(self._label(c), f"{n:,}", f"{shares[c]:.2%}") for c, n in _ends(counts)]
         first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
         lines = [f"  {a:<{first}}  {b:>{second}}  {c:>{third}}" for a, b, c in rows]
         if len(counts) > _LISTED:
@@ -301,6 +328,21 @@ def _checked_support(support: Tensor | Iterable[int], counts: tuple[int, ...]) -
             raise ValueError(
                 f"support: class {c} has {number}, fewer than its {own} own elements; support "
                 f"counts every element of the samples in which the class occurs"
+            )
+    return checked
+
+
+def _checked_total(total: Tensor | Iterable[int], counts: tuple[int, ...]) -> tuple[int, ...]:
+    checked = whole_numbers(total, "total")
+    if len(checked) != len(counts):
+        raise ValueError(
+            f"total has {len(checked)} entries for {_plural(len(counts), 'class', 'classes')}"
+        )
+    for c, (of, n) in enumerate(zip(checked, counts, strict=True)):
+        if of < n:
+            raise ValueError(
+                f"total: class {c} has {of}, fewer than the {n} samples in which it is there; "
+                f"total counts the samples with the class and without it"
             )
     return checked
 

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from operator import index
+from typing import Any, Literal, NamedTuple, SupportsIndex, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from steelyard.classes.counts import ClassCounts, ClassCountsLike, as_class_counts
 
 Scheme: TypeAlias = Literal["balanced", "inverse", "sqrt", "power", "effective", "median", "enet"]
+Counted: TypeAlias = "int | ClassCountsLike"
 Absent: TypeAlias = Literal["zero", "max", "raise"]
 
 
@@ -84,6 +86,77 @@ def class_weights(
             f"ask for dtype=torch.float32 or torch.float64"
         )
     return weights.to(dtype)
+
+
+def pos_weight(
+    counts: Counted,
+    positives: "ClassCountsLike | None" = None,
+    *,
+    low: float = 0.0,
+    high: float = math.inf,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The weight of what is there, for losses of several labels: negatives / positives, per class.
+
+    With it what is there weighs as much as what is not. It multiplies the odds that a model learns,
+    so probabilities come out too high: subtract its logarithm from the logits after training.
+
+    Args:
+        counts: What `count_classes` gives for targets of 0 and 1; or how many positions were
+            counted, one number, or one per class where labels are missing.
+        positives: In how many of them each class is there; left out where ``counts`` knows it.
+        low: The least weight, ≥ 0.
+        high: The largest weight, ≥ low, which a class has that is never there.
+        dtype: Floating dtype of the result; the arithmetic is float64.
+
+    Returns:
+        Tensor (C,) on the CPU.
+
+    Raises:
+        TypeError: Counts that cannot be read, or a dtype that is not floating.
+        ValueError: No positives, more of them than counts, bounds out of order, or a class that is
+            never there without a bound.
+
+    Example:
+        >>> pos_weight(1000, [500, 100, 4])
+        tensor([  1.,   9., 249.])
+        >>> pos_weight(1000, [500, 100, 0], high=100.0)
+        tensor([  1.,   9., 100.])
+    """
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype={dtype}; weights need a floating dtype such as torch.float32")
+    if not 0 <= low <= high:
+        raise ValueError(f"low={low}, high={high}; expected 0 ≤ low ≤ high")
+    n, total = _positives(counts, positives)
+    absent = (n == 0).nonzero().flatten().tolist()
+    if absent and math.isinf(high):
+        raise ValueError(
+            f"class {absent[0]} is never there, and its weight would be infinite: give a bound, "
+            f"high=100.0 for one"
+        )
+    return ((total - n) / n).clamp(low, high).to(dtype)
+
+
+def _positives(counts: Counted, positives: "ClassCountsLike | None") -> tuple[Tensor, Tensor]:
+    """How often each class is there, and out of how many, in float64 (C,)."""
+    if positives is None:
+        if not isinstance(counts, ClassCounts) or counts.total is None:
+            raise ValueError(
+                "positives is missing: give in how many of the counts each class is there, or "
+                "what count_classes(…, multi_label=True) gives"
+            )
+        return counts.counts.double(), counts.total.double()
+    n = as_class_counts(positives).counts.double()
+    if hasattr(counts, "__index__") and not isinstance(counts, Tensor):
+        counts = [index(cast("SupportsIndex", counts))] * len(n)
+    total = as_class_counts(counts, num_classes=len(n)).counts.double()
+    if (n > total).any():
+        c = int((n > total).nonzero()[0])
+        raise ValueError(
+            f"class {c} is there {int(n[c])} times in {int(total[c])} counts; counts has the "
+            f"positions with the class and without it"
+        )
+    return n, total
 
 
 class _Present(NamedTuple):

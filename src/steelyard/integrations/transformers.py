@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from steelyard.distributed import CountedLoss, check_counted, step_denominator
 from steelyard.integrations import needs
+from steelyard.losses import SoftmaxLoss
 
 with needs("transformers", "transformers[torch]>=5.0"):
     from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -30,9 +31,10 @@ class ExactMeanMixin:
 
     For models that classify sequences, images (logits (B, C), labels (B,)), tokens (logits
     (B, T, C), labels (B, T)) or pixels (logits (B, C, H, W), labels of the same H × W); labels may
-    be probabilities of the logits' shape. Labels to leave out are the loss's ``ignore_index``,
-    -100 by default. Inputs under the key "sample_weight", of the labels' shape, are taken by the
-    loss (and need ``remove_unused_columns=False``).
+    be probabilities of the logits' shape, and for losses of several labels are 0 and 1 of that
+    shape. Labels to leave out are the loss's ``ignore_index``, -100 by default, or -1 for several
+    labels. Inputs under the key "sample_weight", of the labels' shape, are taken by the loss (and
+    need ``remove_unused_columns=False``).
 
     Args:
         *args: the Trainer's.
@@ -41,8 +43,9 @@ class ExactMeanMixin:
 
     Raises:
         TypeError: the loss does not know its denominator.
-        ValueError: a causal language model, whose labels are shifted; a multi-label model; label
-            smoothing or a loss function given to the Trainer.
+        ValueError: a causal language model, whose labels are shifted; a multi-label model and a
+            loss of one class per position; label smoothing or a loss function given to the
+            Trainer.
     """
 
     # The loss divides by the denominator of the whole step, so the Trainer must not divide again:
@@ -54,9 +57,9 @@ class ExactMeanMixin:
     def __init__(self, *args: Any, loss: CountedLoss, **kwargs: Any) -> None:
         check_counted(loss)
         super().__init__(*args, **kwargs)
+        self.loss = loss.to(self.args.device) if isinstance(loss, nn.Module) else loss
         _refuse_other_losses(self)
         self.model_accepts_loss_kwargs = True
-        self.loss = loss.to(self.args.device) if isinstance(loss, nn.Module) else loss
 
     def get_batch_samples(
         self,
@@ -118,9 +121,12 @@ def _refuse_other_losses(trainer: Any) -> None:
             "the logits of the same position"
         )
     problem = getattr(getattr(trainer.model, "config", None), "problem_type", None)
-    if problem in ("multi_label_classification", "regression"):
+    if problem == "regression":
+        raise ValueError(f"problem_type={problem!r}: the losses of steelyard are for classes")
+    if problem == "multi_label_classification" and isinstance(trainer.loss, SoftmaxLoss):
         raise ValueError(
-            f"problem_type={problem!r}: the losses of steelyard are for one class per position"
+            f"problem_type={problem!r}, but {type(trainer.loss).__name__} is for one class per "
+            "position: give a loss of several labels, such as sy.BCEWithLogitsLoss"
         )
 
 

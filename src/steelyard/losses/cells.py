@@ -337,6 +337,10 @@ class SigmoidLoss(Loss):
     keywords = KEYWORDS
     pos_weight: Tensor | None
 
+    def check_fit(self, logits: Tensor) -> None:
+        """Raise a ValueError unless the class vectors have one number for each class of logits."""
+        self.form.fit(logits.unsqueeze(1) if logits.ndim == 1 else logits)
+
     def forward(
         self,
         logits: Tensor,

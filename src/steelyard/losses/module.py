@@ -113,6 +113,10 @@ class Loss(nn.Module):
         copied._shown["weight"] = weight
         return copied
 
+    def check_fit(self, logits: Tensor) -> None:
+        """Raise a ValueError unless the class vectors have one number for each class of logits."""
+        self.form.fit(logits.unsqueeze(0) if logits.ndim == 1 else logits)
+
     def forward(
         self,
         logits: Tensor,

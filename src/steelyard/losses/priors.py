@@ -40,10 +40,12 @@ def log_odds(class_counts: ClassCountsLike, total: Total) -> Tensor:
         ValueError: no total, or one below a count.
     """
     counts = as_class_counts(class_counts)
+    total = counts.total if total is None else total
     if total is None:
         raise ValueError(
             "class_counts says how often each class is there, but not out of how often: give "
-            "total=, the number of positions that were counted"
+            "total=, the number of positions that were counted, or count the targets with "
+            "count_classes(…, multi_label=True)"
         )
     positives = counts.counts.double()
     if hasattr(total, "__index__") and not isinstance(total, Tensor):
