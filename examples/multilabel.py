@@ -57,7 +57,8 @@ def main() -> None:
     target = truth.masked_fill(missing, MISSING)
     counts = sy.count_classes(target, multi_label=True)
     pos_weight = sy.pos_weight(counts, high=50)
-    print("Labels that are there:", ", ".join(f"{n} of {m}" for n, m in zip(counts, counts.total)))
+    shares = [f"{share:.1%}" for share in counts.prior().tolist()]
+    print(f"Labels that are there, of those that are known: {', '.join(shares)}")
 
     losses = {
         "BCE, missing as absent": (sy.BCEWithLogitsLoss(), target.clamp(min=0)),

@@ -106,3 +106,19 @@ def test_segmentation_finds_the_specks_and_ignores_the_unknown():
     loss, nans = re.search(rf"is still ({NUMBER}), and (\d+) gradients are NaN", text).groups()
     assert float(loss) > 0
     assert int(nans) == 0
+
+
+def test_several_labels_of_which_some_are_missing():
+    text = printed_by("multilabel.py")
+    assert "Labels that are there, of those that are known: 0.8%, 1.7%" in text
+    rows = ("BCE, missing as absent", "BCE", "BCE, pos_weight", "asymmetric", "logit-adjusted")
+    absent, plain, weighted, asymmetric, adjusted = (numbers_of(row, text) for row in rows)
+    precision, recall, area = range(3)
+    # Missing labels that are taken for absent cost recall, and the order too.
+    assert absent[recall] < plain[recall] - 0.1
+    assert absent[area] < plain[area]
+    # The others move the decision: more is found, more of it is wrong.
+    for moved in (weighted, asymmetric, adjusted):
+        assert moved[recall] > plain[recall] + 0.1
+        assert moved[precision] < plain[precision] - 0.1
+    assert abs(weighted[area] - plain[area]) < 0.02
