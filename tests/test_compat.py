@@ -1,4 +1,4 @@
-"""A torch that cannot be asked who watches: every loss takes the reference, and says so."""
+"""A torch that lacks what the fast engines use: every loss takes the reference, and says so."""
 
 import pytest
 import torch
@@ -7,19 +7,19 @@ import steelyard as sy
 from steelyard.ops import compat
 
 
-def test_this_torch_answers_everything() -> None:
+def test_this_torch_has_everything() -> None:
     assert compat.lacking() is None
 
 
-@pytest.mark.parametrize("question", compat._QUESTIONS)
-def test_a_question_that_cannot_be_asked(question: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", compat._USED)
+def test_what_this_torch_lacks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     logits, target = torch.randn(6, 5, requires_grad=True), torch.arange(6) % 5
     loss = sy.FocalLoss(weight=[1, 2, 3, 4, 5], label_smoothing=0.1)
     expected = loss(logits, target)
-    monkeypatch.setitem(compat._ask, question, None)
+    monkeypatch.setitem(compat._torch, name, None)
     choice = sy.explain_engine(logits, target)
     assert choice.engine == "reference"
-    assert f"lacks torch.{compat._QUESTIONS[question]}" in choice.reason
+    assert f"lacks torch.{compat._USED[name]}" in choice.reason
     value = loss(logits, target)
     assert value.grad_fn is not None
     assert value.grad_fn.name() != "_LossesBackward"
@@ -31,7 +31,7 @@ def test_a_question_that_cannot_be_asked(question: str, monkeypatch: pytest.Monk
         sy.FocalLoss(engine="blocked")(logits, target)
 
 
-@pytest.mark.parametrize("path", compat._QUESTIONS.values())
+@pytest.mark.parametrize("path", compat._USED.values())
 def test_what_is_gone_from_torch_is_found_gone(path: str) -> None:
     assert compat._found(path) is not None
     assert compat._found(path + "_as_it_was") is None

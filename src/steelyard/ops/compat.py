@@ -1,8 +1,9 @@
 """Every use of what torch does not promise, each with its reason and its way out.
 
 The fast engines write into memory that autograd, a transform or a tracer may be watching, so they
-must know who watches. Torch has no public way to ask. Where one of these questions cannot be asked
-any more, :func:`lacking` names it, and every loss takes the reference, which needs none of them.
+must know who watches; torch has no public way to ask. And they call kernels that autograd alone
+calls otherwise. Where one of these is there no more, :func:`lacking` names it, and every loss takes
+the reference, which needs none of them.
 """
 
 import operator
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-# What is asked of torch, and where it stands in torch 2.11 to 2.13.
-_QUESTIONS = {
+# What is used, and where it stands in torch 2.11 to 2.13.
+_USED = {
     # vmap, grad, jvp and functionalize of torch.func: their tensors have the type of plain ones.
     "transformed": "_C._are_functorch_transforms_active",
     # The same for one tensor. Batched gradients reach backward outside of any transform; those of
@@ -25,6 +26,12 @@ _QUESTIONS = {
     # Modes that see every operation: fake tensors, make_fx, profilers of operations.
     "watched": "_C._len_torch_dispatch_stack",
     "watched before autograd": "_ops._len_torch_dispatch_stack_pre_dispatch",
+    # An assertion about values that neither breaks a graph nor synchronises a GPU.
+    "assertion": "_assert_async",
+    # What autograd calls backward, in one pass each: the formulas would take three and more.
+    "log_softmax backward": "_log_softmax_backward_data",
+    "nll_loss backward": "ops.aten.nll_loss_backward",
+    "sigmoid backward": "ops.aten.sigmoid_backward.grad_input",
 }
 
 
@@ -36,20 +43,20 @@ def _found(path: str) -> Callable[..., Any] | None:
     return found
 
 
-_ask = {name: _found(path) for name, path in _QUESTIONS.items()}
+_torch = {name: _found(path) for name, path in _USED.items()}
 
 
 def lacking() -> str | None:
-    """The first question that this torch cannot be asked; None where all can."""
-    if None not in _ask.values():
+    """The first of these that this torch has not; None where it has all."""
+    if None not in _torch.values():
         return None
-    name = next(name for name, ask in _ask.items() if ask is None)
-    return f"torch.{_QUESTIONS[name]}"
+    name = next(name for name, found in _torch.items() if found is None)
+    return f"torch.{_USED[name]}"
 
 
 def _yes(name: str, *about: Any) -> bool:
     """The answer; yes where nobody can tell."""
-    ask = _ask[name]
+    ask = _torch[name]
     return ask is None or bool(ask(*about))
 
 
@@ -91,9 +98,40 @@ def is_plain(tensor: Tensor) -> bool:
 def assert_async(condition: Tensor, text: str) -> None:
     """Fail with this text where the condition is false, without waiting for a device to say so.
 
-    A data-dependent ``assert`` breaks a graph and synchronises a GPU.
+    Where torch cannot, nothing is asserted: the reference refuses what it cannot index.
     """
-    torch._assert_async(condition, text)
+    check = _torch["assertion"]
+    if check is not None:
+        check(condition, text)
+
+
+def nll_loss_backward(
+    by_loss: Tensor, log_p: Tensor, target: Tensor, ignore_index: float
+) -> Tensor:
+    """The gradient by log p (N, C), for that by ``F.nll_loss`` of each position (N,)."""
+    # The 0 is the reduction "none"; the last is a mean's divisor, at which it does not look.
+    nothing = by_loss.new_empty(())
+    result: Tensor = _call(
+        "nll_loss backward", by_loss, log_p, target, None, 0, ignore_index, nothing
+    )
+    return result
+
+
+def log_softmax_backward(by_log_p: Tensor, log_p: Tensor) -> Tensor:
+    """The gradient by logits (N, C), for that by their log p."""
+    result: Tensor = _call("log_softmax backward", by_log_p, log_p, 1, log_p.dtype)
+    return result
+
+
+def sigmoid_backward_(gradient: Tensor, p: Tensor) -> None:
+    """Put ``gradient · p · (1 − p)`` in the place of p."""
+    _call("sigmoid backward", gradient, p, grad_input=p)
+
+
+def _call(name: str, *args: Any, **kwargs: Any) -> Any:
+    function = _torch[name]
+    assert function is not None, f"torch.{_USED[name]}"
+    return function(*args, **kwargs)
 
 
 def mark_constant(function: Callable[..., Any]) -> None:

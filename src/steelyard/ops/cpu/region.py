@@ -315,7 +315,7 @@ def _gradient_of_cells(tile: Tile, overlap: Overlap, slopes: Slopes) -> None:
     if s is not None:
         g.mul_(s)
     if overlap.sigmoid:
-        torch.ops.aten.sigmoid_backward.grad_input(g, p, grad_input=p)
+        compat.sigmoid_backward_(g, p)
     else:
         product = torch.mul(p, g, out=spare)
         torch.addcmul(product, p, product.sum(1, keepdim=True), value=-1, out=p)

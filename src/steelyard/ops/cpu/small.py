@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from steelyard.ops import compat
 from steelyard.ops.problem import Reduction
 from steelyard.ops.softmax import CROSS_ENTROPY, SoftmaxProblem
 
@@ -111,11 +112,8 @@ def backward(
         assert kept is not None
     log_p, slope = kept
     by_loss = slope.mul_(gradient)
-    # The 0 is the reduction "none"; the last is the divisor of the mean, which it does not look at.
-    by_log_p = torch.ops.aten.nll_loss_backward(
-        by_loss, log_p, problem.target, None, 0, problem.ignore_index, _MINUS_ONE[log_p.dtype]
-    )
-    result = torch._log_softmax_backward_data(by_log_p, log_p, 1, logits.dtype)
+    by_log_p = compat.nll_loss_backward(by_loss, log_p, problem.target, problem.ignore_index)
+    result = compat.log_softmax_backward(by_log_p, log_p)
     return result if problem.scale is None else result.mul_(problem.scale)
 
 
