@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from families import C, uniform
 from region_table import REGIONS
 from table import TABLE
+from table_sigmoid import SIGMOID_TABLE
 from torch import Tensor, nn
 
 import steelyard as sy
 from steelyard.ops import linear
 
-ROWS = TABLE
+ROWS = [*TABLE, *SIGMOID_TABLE]
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 D = 6
 

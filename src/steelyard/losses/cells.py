@@ -23,7 +23,7 @@ from steelyard.losses.contract import (
     check_sample_weight,
     described,
 )
-from steelyard.losses.module import Loss, times
+from steelyard.losses.module import Compute, Loss, times
 from steelyard.losses.options import CHOICES, RENAMED, Keywords, Options
 from steelyard.losses.vectors import PerClass, fit, moved, readable
 
@@ -201,6 +201,7 @@ def evaluate(
     target: Tensor,
     sample_weight: Tensor | None = None,
     denominator: float | Tensor | None = None,
+    compute: Compute = ops.losses,
 ) -> Tensor:
     """The loss of logits against target.
 
@@ -211,6 +212,7 @@ def evaluate(
         target: of the logits' shape: probabilities, bool, or integers 0 and 1.
         sample_weight: finite and ≥ 0, broadcastable to the positions (N, d…), or per cell.
         denominator: divides the sum, in place of what ``mean_over`` says.
+        compute: computes the losses of logits.
 
     Returns:
         A 0-d tensor, or with reduction="none" one of the cells' shape; in float32, or float64 for
@@ -232,7 +234,7 @@ def evaluate(
             raise ValueError("denominator divides a sum, but reduction='none' takes none")
         kind, over = "mean", check_denominator(denominator, logits)
     nothing = math.nan if options.empty == "nan" else math.inf
-    losses = ops.losses(logits, problem, options.engine, ops.Reduction(kind, over, nothing))
+    losses = compute(logits, problem, options.engine, ops.Reduction(kind, over, nothing))
     return losses.squeeze(1) if one_class and kind == "none" and problem.per_cell else losses
 
 
@@ -369,6 +371,19 @@ class SigmoidLoss(Loss):
                 negative or non-finite sample weights.
         """
         return evaluate(self.form, self.options, logits, target, sample_weight, denominator)
+
+    def computed_by(
+        self,
+        compute: Compute,
+        logits: Tensor,
+        target: Tensor,
+        sample_weight: Tensor | None = None,
+        denominator: float | Tensor | None = None,
+    ) -> Tensor:
+        """The loss, by ``compute`` in the place of :func:`steelyard.ops.losses`."""
+        return evaluate(
+            self.form, self.options, logits, target, sample_weight, denominator, compute
+        )
 
     def denominator(self, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """What the mean divides by for these targets.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steelyard.ops import compat, dispatch, reference
 from steelyard.ops.cpu import tiles
-from steelyard.ops.cpu.walk import Room
+from steelyard.ops.cpu.walk import Room, walk
 from steelyard.ops.problem import Problem, Reduction, compute_dtype
 
 # A tile's logits: enough rows for the matrix products to be quick, and else what the cache holds.
@@ -240,10 +240,10 @@ class _Tile:
         classes, dtype = head.weight.shape[0], compute_dtype(head.features)
         # The gradient takes the place of the logits where it may, and is of their dtype.
         self.in_place = self.arithmetic.in_place and dtype == head.features.dtype
-        wide = 1 + self.arithmetic.scratch
-        each = wide * dtype.itemsize + (not self.in_place) * head.features.element_size()
+        more = self.arithmetic.scratch if self.in_place else int(problem.per_cell)
+        each = (1 + more) * dtype.itemsize + (not self.in_place) * head.features.element_size()
         self.rows = _rows(head, BYTES // (each * classes))
-        self.wide = head.features.new_empty((wide, self.rows, classes), dtype=dtype)
+        self.wide = head.features.new_empty((1 + more, self.rows, classes), dtype=dtype)
         self.logits = (
             self.wide[0] if self.in_place else head.features.new_empty((self.rows, classes))
         )
@@ -251,16 +251,22 @@ class _Tile:
     def __call__(self, x: Tensor, at: Problem, wanted: bool) -> tuple[Tensor, Tensor | None]:
         """The losses and the gradient of a tile."""
         n = len(x)
-        logits, gradient, *scratch = self.logits[:n], *self.wide[:, :n]
+        logits, gradient, *more = self.logits[:n], *self.wide[:, :n]
         _, weight, bias = self.head
         if bias is None:
             torch.mm(x, weight.T, out=logits)
         else:
             torch.addmm(bias, x, weight.T, out=logits)
         factor = gradient.new_empty(n) if wanted and self.arithmetic.factor else None
-        again = (lambda: F.linear(x, weight, bias)) if self.in_place else None
-        room = Room(gradient, factor, tuple(scratch), wanted, again)
-        losses, _ = self.arithmetic.losses(at, logits, room)
+        if self.in_place:
+            room = Room(gradient, factor, tuple(more), wanted, lambda: F.linear(x, weight, bias))
+            losses, _ = self.arithmetic.losses(at, logits, room)
+        else:
+            losses = more[0] if at.per_cell else gradient.new_empty(n)
+            for part, own, room, out in walk(
+                self.arithmetic, logits, at, gradient, factor, losses, wanted=wanted
+            ):
+                out.copy_(self.arithmetic.losses(own, part, room)[0])
         if factor is not None:
             gradient.mul_(factor.unsqueeze(1))
         return losses, gradient if wanted else None
