@@ -320,7 +320,15 @@ def test_nothing_is_zero_and_attached(row: Any, engine: str, smoothing: float) -
         assert (torch.autograd.grad(value, z)[0] == 0).all()
         empty = {**options, "empty": "nan"}
         smoothed = row.build(engine=engine, label_smoothing=smoothing, **empty)(z, target)
-        assert not smoothed.isfinite()
+        assert smoothed.isnan()  # PyTorch's, whatever the sum is
+
+
+@each_engine
+def test_a_denominator_of_zero_is_a_mean_over_nothing(row: Any, engine: str) -> None:
+    logits, targets = row.family.make((4,))
+    hard = targets[row.family.forms[0]]
+    assert row.build(engine=engine)(logits, hard, denominator=0) == 0
+    assert row.build(engine=engine, empty="nan")(logits, hard, denominator=0).isnan()
 
 
 @in_each("denominator")

@@ -187,7 +187,7 @@ def reduced(
         return losses.sum()
     else:
         over = divisor(options, weight, counts).to(losses.dtype)
-    return losses.sum() / over.masked_fill(over == 0, 0.0 if options.empty == "nan" else math.inf)
+    return losses.sum() / over.masked_fill(over == 0, math.nan if options.empty == "nan" else math.inf)
 
 
 def divisor(options: RegionOptions, weight: Tensor, counts: Tensor) -> Tensor:
