@@ -328,7 +328,7 @@ def diverged(call: dict[str, Any], logits: Tensor) -> Tensor:
     lost = (logits.isnan() | (logits == torch.inf)).any(class_dim, keepdim=True)
     lost |= (logits == -torch.inf).all(class_dim, keepdim=True)
     if not target.is_floating_point():
-        lost &= (target != call["ignore_index"]).unsqueeze(class_dim)
+        lost &= (target.long() != call["ignore_index"]).unsqueeze(class_dim)
     return lost.expand_as(logits)
 
 
@@ -390,7 +390,7 @@ class TableCalls:
         def run(z: Tensor) -> Tensor:
             return loss(z, target, sample_weight=samples)
 
-        return Call(text, run, truth, logits, largest)
+        return Call(text, run, truth, logits, largest, compiles=engine != "blocked")
 
 
 def row_weight(row: Any) -> Tensor | None:
