@@ -102,7 +102,10 @@ class SigmoidRow:
     cell_weight: Callable[[Tensor], Tensor] | None = None  # from t (rows, C)
     whole_positions: bool = False
     id: str = field(default="")
-    family: ClassVar[Family]
+
+    @property
+    def family(self) -> "Sigmoid":
+        return Positions() if self.whole_positions else Sigmoid()
 
     def build(self, **options: Any) -> sy.SigmoidLoss:
         return self.module(**self.arguments, **options)
@@ -371,4 +374,7 @@ class Sigmoid(Family):
         yield target, ValueError, r"is -100: .*; if it marks missing labels, give ignore_index=-100"
 
 
-SigmoidRow.family = Sigmoid()
+class Positions(Sigmoid):
+    """The same of losses that rank the classes of a position, for which there is no tiled walk."""
+
+    engines = ("auto", "reference")

@@ -187,7 +187,8 @@ def reduced(
         return losses.sum()
     else:
         over = divisor(options, weight, counts).to(losses.dtype)
-    return losses.sum() / over.masked_fill(over == 0, math.nan if options.empty == "nan" else math.inf)
+    nothing = math.nan if options.empty == "nan" else math.inf
+    return losses.sum() / over.masked_fill(over == 0, nothing)
 
 
 def divisor(options: RegionOptions, weight: Tensor, counts: Tensor) -> Tensor:
