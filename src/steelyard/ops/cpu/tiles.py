@@ -10,18 +10,23 @@ from typing import Any
 
 from torch import Tensor
 
-from steelyard.ops.cpu import distributions, sigmoid, softmax
+from steelyard.ops.cpu import distributions, sigmoid, smoothed, softmax
 from steelyard.ops.cpu.pages import empty_like
 from steelyard.ops.cpu.walk import Arithmetic, walk
 from steelyard.ops.problem import Problem, Reduction, compute_dtype
 from steelyard.ops.sigmoid import CellProblem
 from steelyard.ops.softmax import SoftmaxProblem
 
+
+def _of_softmax(problem: SoftmaxProblem) -> Arithmetic:
+    if not problem.all_classes:
+        return softmax.ARITHMETIC
+    return smoothed.ARITHMETIC if smoothed.suits(problem) else distributions.ARITHMETIC
+
+
 # A family enters here, with the arithmetic of a tile.
 FAMILIES: dict[type[Problem], Callable[[Any], Arithmetic]] = {
-    SoftmaxProblem: lambda problem: (
-        distributions.ARITHMETIC if problem.all_classes else softmax.ARITHMETIC
-    ),
+    SoftmaxProblem: _of_softmax,
     CellProblem: lambda _: sigmoid.ARITHMETIC,
 }
 
