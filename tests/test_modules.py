@@ -4,6 +4,7 @@ import copy
 import inspect
 import io
 import pickle
+import re
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -267,6 +268,47 @@ def test_the_signature_is_that_of_each_loss() -> None:
     for name in (*softmax.__all__, *counted.__all__):
         signature = inspect.signature(getattr(sy, name))
         assert {n: signature.parameters[n].default for n in OPTIONS} == defaults, name
+
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "FocalLoss": {"gamma": 2.0},
+    "PolyLoss": {"epsilon": 1.0},
+    "GeneralizedCrossEntropyLoss": {"q": 0.7},
+    "ClassBalancedLoss": {"beta": 0.9999, "gamma": 0.0},
+    "LogitAdjustedLoss": {"tau": 1.0},
+    "LDAMLoss": {"max_margin": 0.5, "scale": 30.0},
+    "VSLoss": {"gamma": 0.3, "tau": 1.0},
+    "SigmoidFocalLoss": {"gamma": 2.0, "alpha": None},
+    "AsymmetricLoss": {"gamma_pos": 1.0, "gamma_neg": 4.0, "clip": 0.05},
+    "SigmoidPolyLoss": {"epsilon": 1.0, "gamma": 0.0},
+    "SigmoidClassBalancedLoss": {"beta": 0.9999, "gamma": 0.0},
+    "SigmoidLogitAdjustedLoss": {"tau": 1.0, "total": None},
+    "DistributionBalancedLoss": {
+        "total": None,
+        "kappa": 0.05,
+        "negative_scale": 5.0,
+        "gamma": 2.0,
+    },
+    "HillLoss": {"gamma": 2.0, "margin": 1.0, "bound": 1.5},
+    "DiceLoss": {"smooth": 0.0, "squared": False},
+    "JaccardLoss": {"smooth": 0.0},
+    "TverskyLoss": {"alpha": 0.5, "beta": 0.5, "gamma": 1.0, "smooth": 0.0},
+    "GeneralizedDiceLoss": {"weighting": "square"},
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults_are_those_of_the_papers(name: str) -> None:
+    module = getattr(sy, name)
+    function = getattr(sy, re.sub("(?<=.)(?=[A-Z][a-z])", "_", name).lower())
+    inherited = set(module.keywords.defaults) | set(module.keywords.call)
+    for public in (module, function):
+        own = {
+            p.name: p.default
+            for p in inspect.signature(public).parameters.values()
+            if p.name not in inherited and p.default is not p.empty
+        }
+        assert own == DEFAULTS[name], public
 
 
 @each_row
