@@ -4,12 +4,13 @@ Nothing here is shared with the library: a row says what a paper says, and :func
 what the options mean.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from table import OneClass
+from families import Batch
+from table import TABLE, OneClass, naive_loss
 from torch import Tensor
 
 import steelyard as sy
@@ -201,6 +202,62 @@ REGIONS = [
         {"activation": "sigmoid", "per": "batch"},
         lovasz,
         id="lovasz-sigmoid-per-batch",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class CompoundRow:
+    """Dice and cross-entropy, added: the one by its own name, or built of its parts."""
+
+    module: type[sy.CompoundLoss]
+    function: Callable[..., Tensor]
+    arguments: dict[str, Any]
+    id: str
+
+    limit: ClassVar[None] = None
+    dice: ClassVar[RegionRow] = REGIONS[0]
+
+    def build(self, **options: Any) -> sy.CompoundLoss:
+        arguments = self.arguments | options
+        if self.module is sy.DiceCELoss:
+            return sy.DiceCELoss(**arguments)
+        shared = {k: v for k, v in arguments.items() if k not in ("per", "dice", "cross_entropy")}
+        per = {"per": arguments.get("per", "image")}
+        parts = [
+            (arguments["dice"], sy.DiceLoss(**shared, **per)),
+            (arguments["cross_entropy"], sy.CrossEntropyLoss(**shared)),
+        ]
+        return self.module(parts)
+
+    @property
+    def family(self) -> "Compound":
+        return Compound()
+
+
+class Compound(OneClass):
+    """Of which each part is reduced by itself, so that there is no reduction="none"."""
+
+    def naive(self, row: CompoundRow, logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+        per = {"per": row.arguments.get("per", "image")}
+        dice = naive_region(row.dice, logits, target, **per, **options)
+        entropy = naive_loss(TABLE[0], logits, target, **options)
+        return row.arguments.get("dice", 1) * dice + row.arguments.get("cross_entropy", 1) * entropy
+
+    def options(self, form: str) -> Iterator[dict[str, Any]]:
+        return (each for each in super().options(form) if each["reduction"] != "none")
+
+    def alike(self, batch: Batch) -> Iterator[tuple[dict[str, Any], Tensor, Tensor]]:
+        return (each for each in super().alike(batch) if each[0].get("reduction") != "none")
+
+
+COMPOUNDS = [
+    CompoundRow(sy.DiceCELoss, sy.dice_ce_loss, {}, "dice-ce"),
+    CompoundRow(
+        sy.CompoundLoss,
+        sy.dice_ce_loss,
+        {"dice": 0.7, "cross_entropy": 1.3},
+        "compound",
     ),
 ]
 

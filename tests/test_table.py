@@ -1,19 +1,20 @@
 """The contract, for every loss of the table and on every engine that runs here."""
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from families import WEIGHT, C
-from region_table import REGIONS
+from region_table import COMPOUNDS, REGIONS
 from table import COUNTS, TABLE
 from table_sigmoid import SIGMOID_TABLE
 from torch import Tensor
 
 from steelyard import losses
 
-ROWS = [*TABLE, *SIGMOID_TABLE, *REGIONS]
+ROWS = [*TABLE, *SIGMOID_TABLE, *REGIONS, *COMPOUNDS]
 
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 on_each_engine = [
@@ -187,7 +188,7 @@ def test_permuting_classes_permutes_gradients(row: Any, engine: str) -> None:
             arguments[name] = [value[i] for i in order]
     loss = row.build(weight=WEIGHT, engine=engine)(logits, target)
     permuted = logits.detach()[:, order].requires_grad_()
-    moved = row.module(**arguments, weight=WEIGHT[order], engine=engine)
+    moved = replace(row, arguments=arguments).build(weight=WEIGHT[order], engine=engine)
     other = moved(permuted, row.family.permuted(target, order))
     torch.testing.assert_close(other, loss)
     torch.testing.assert_close(grad_of(other, permuted), grad_of(loss, logits)[:, order])
@@ -221,7 +222,8 @@ def test_saturated_is_finite(
         arguments = row.arguments | dict.fromkeys(exponents, gamma)
         for target in targets.values():
             z = logits.clone().requires_grad_()
-            loss = row.module(**arguments, engine=engine, label_smoothing=smoothing)(z, target)
+            with_gamma = replace(row, arguments=arguments)
+            loss = with_gamma.build(engine=engine, label_smoothing=smoothing)(z, target)
             loss.backward()
             assert loss.isfinite(), (gamma, loss)
             assert loss.dtype == torch.float32

@@ -97,7 +97,7 @@ def step_denominator(
         )
     with torch.no_grad():
         masses = [loss.denominator(*pair) for pair in zip(targets, weights, strict=True)]
-        mass = _over_ranks(torch.stack(masses).sum(), group)
+        mass = _over_ranks(torch.stack(masses).sum(0), group)
     return mass / ranks if gradients == "average" else mass
 
 
@@ -147,6 +147,8 @@ class ExactMean(nn.Module):
     ) -> None:
         super().__init__()
         _check(loss, group, gradients)
+        if hasattr(loss, "refuse_late_division"):
+            loss.refuse_late_division()
         self.loss = loss
         self.group = group
         self.gradients = gradients

@@ -34,8 +34,9 @@ Inside ``torch.compile`` use the modules where a loss takes ``class_counts``: th
 when they are built, the functions at every call, and a trace cannot look at values.
 """
 
-from steelyard.losses import counted, region, sigmoid, sigmoid_counted, softmax, zlpr
+from steelyard.losses import compound, counted, region, sigmoid, sigmoid_counted, softmax, zlpr
 from steelyard.losses.cells import SigmoidLoss
+from steelyard.losses.compound import *  # noqa: F403
 from steelyard.losses.counted import *  # noqa: F403
 from steelyard.losses.positions import SoftmaxLoss
 from steelyard.losses.posthoc import *  # noqa: F403
@@ -58,7 +59,9 @@ __all__ = [
     "BCEWithLogitsLoss",
     "BalancedSoftmaxLoss",
     "ClassBalancedLoss",
+    "CompoundLoss",
     "CrossEntropyLoss",
+    "DiceCELoss",
     "DiceLoss",
     "DistributionBalancedLoss",
     "FocalLoss",
@@ -87,6 +90,7 @@ __all__ = [
     "bce_with_logits_loss",
     "class_balanced_loss",
     "cross_entropy_loss",
+    "dice_ce_loss",
     "dice_loss",
     "distribution_balanced_loss",
     "focal_loss",
@@ -113,3 +117,5 @@ for _family, _rooms in _FAMILIES.items():
     for _room in _rooms:
         for _name in _room.__all__:
             _family.keywords.spell_out(getattr(_room, _name))
+for _public in (compound.DiceCELoss, compound.dice_ce_loss):
+    RegionLoss.keywords.spell_out(_public)

@@ -151,7 +151,7 @@ class Keywords:
     def refuse_unknown(self, given: Collection[str], public: Callable[..., Any]) -> None:
         """Raise a TypeError that lists the keywords of a loss if one given is not among them."""
         if self.call.keys() | self.defaults.keys() >= set(given) and (
-            not isinstance(public, type) or self.call.keys().isdisjoint(given)
+            not isinstance(public, type) or not any(name in self.call for name in given)
         ):
             return
         parameters = inspect.signature(public).parameters.values()

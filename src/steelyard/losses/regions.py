@@ -130,26 +130,37 @@ def evaluate(
     check_classes(logits, options)
     images = look(options, logits, target, sample_weight, squared=form.squared)
     if form.of_sums:
-        sums, counts = summed(images, options)
-        if totals is not None:
-            check_totals(totals, counts.shape[1], options)
-            counts = counted(totals[-1:], torch.ones_like(totals[:1]), options)
-            # The value is the whole's, the gradient that of this part of it.
-            whole = totals[:3].detach().to(sums.device).unsqueeze(1)
-            sums = whole + (sums - sums.detach())
-        losses = form.losses(sums, counts)
-    else:
-        masses = ops.masses(images.overlap, images.logits.shape[1], ops.compute_dtype(logits))
-        counts = counted(masses.own, masses.whole, options)
-        losses = ops.lovasz(images.logits, images.overlap, options.engine)
+        found = ops.sums(images.logits, images.overlap, options.engine)
+        return of_sums(form, options, images, found, denominator, totals)
+    masses = ops.masses(images.overlap, images.logits.shape[1], ops.compute_dtype(logits))
+    counts = counted(masses.own, masses.whole, options)
+    losses = ops.lovasz(images.logits, images.overlap, options.engine)
     return reduced(form, options, images, losses, counts, denominator)
 
 
-def summed(images: Images, options: RegionOptions) -> tuple[Tensor, Tensor]:
-    """I, P and T (3, N, C), or (3, 1, C) over a batch; and which items count, (N, C) or (1, C)."""
-    found = ops.sums(images.logits, images.overlap, options.engine)
-    sums = torch.stack([found.both, found.predicted, ops.covered(found.masses, images.overlap)])
-    return sums, counted(found.masses.own, found.masses.whole, options)
+def of_sums(
+    form: Form,
+    options: RegionOptions,
+    images: Images,
+    found: ops.Sums,
+    denominator: float | Tensor | None,
+    totals: Tensor | None,
+) -> Tensor:
+    """The loss of images of which the sums are found."""
+    sums = stacked(found, images)
+    counts = counted(found.masses.own, found.masses.whole, options)
+    if totals is not None:
+        check_totals(totals, counts.shape[1], options)
+        counts = counted(totals[-1:], torch.ones_like(totals[:1]), options)
+        # The value is the whole's, the gradient that of this part of it.
+        whole = totals[:3].detach().to(sums.device).unsqueeze(1)
+        sums = whole + (sums - sums.detach())
+    return reduced(form, options, images, form.losses(sums, counts), counts, denominator)
+
+
+def stacked(found: ops.Sums, images: Images) -> Tensor:
+    """I, P and T (3, N, C), or (3, 1, C) over a batch."""
+    return torch.stack([found.both, found.predicted, ops.covered(found.masses, images.overlap)])
 
 
 def counted(own: Tensor, whole: Tensor, options: RegionOptions) -> Tensor:
@@ -319,10 +330,10 @@ class RegionLoss(Loss):
         refuse_totals(self.form, self.options)
         check_classes(logits, self.options)
         images = look(self.options, logits, target, sample_weight, squared=self.form.squared)
-        sums = summed(images, self.options)[0].double()
+        found = ops.sums(images.logits, images.overlap, self.options.engine)
+        sums = stacked(found, images).double()
         if self.options.smooths:
-            masses = ops.masses(images.overlap, logits.shape[1], torch.float64)
-            sums = torch.cat([sums, masses.own.unsqueeze(0)])
+            sums = torch.cat([sums, found.masses.own.double().unsqueeze(0)])
         return sums.squeeze(1)
 
     def refuse_denominator(self) -> None:

@@ -15,7 +15,15 @@ their tile. :mod:`~steelyard.ops.compat` has every use of what torch does not pr
 """
 
 from steelyard.ops import compat
-from steelyard.ops.dispatch import ENGINES, EngineChoice, choose_engine, losses, lovasz, sums
+from steelyard.ops.dispatch import (
+    ENGINES,
+    EngineChoice,
+    choose_engine,
+    losses,
+    lovasz,
+    sums,
+    sums_at_once,
+)
 from steelyard.ops.problem import (
     Problem,
     Reduction,
@@ -55,4 +63,5 @@ __all__ = [
     "masses",
     "select",
     "sums",
+    "sums_at_once",
 ]

@@ -109,6 +109,13 @@ def sums(logits: Tensor, overlap: Overlap, engine: str = "auto") -> Sums:
     return region.sums(logits, overlap)
 
 
+def sums_at_once(logits: Tensor, overlap: Overlap, engine: str) -> bool:
+    """Whether the sums with −log p take one read of the logits."""
+    if engine not in ("auto", "blocked"):
+        return False
+    return choose_engine("auto", logits, overlap, overlap.tensors).engine == "blocked"
+
+
 def lovasz(logits: Tensor, overlap: Overlap, engine: str = "auto") -> Tensor:
     """Lovász's loss of every class, (N, C), or (1, C) over a batch."""
     if engine not in ("auto", "reference"):
