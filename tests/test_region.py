@@ -494,3 +494,65 @@ def test_bad_input_is_told_how_to_mend() -> None:
         "DiceLoss() has no keyword 'include_background': weight={0: 0} leaves class 0 out. Its "
         "keywords are smooth, squared, weight, ignore_index"
     )
+
+
+def test_a_sum_of_losses_refuses_what_it_cannot_do() -> None:
+    y, logits = torch.tensor([[0, 1, 1]]), torch.randn(1, 2, 3)
+    loss = sy.CompoundLoss([(1, sy.CrossEntropyLoss()), (2, sy.DiceLoss())])
+    assert refusal(ValueError, lambda: sy.ExactMean(loss)) == (
+        "CompoundLoss adds means with denominators of their own, and gradients that are added "
+        "cannot be divided by several numbers: give every call "
+        "denominator=step_denominator(loss, targets)"
+    )
+    assert refusal(ValueError, lambda: loss(logits, y, totals=torch.ones(3, 2))) == (
+        "statistics and totals are for per='batch', and no part has it"
+    )
+    assert refusal(ValueError, lambda: loss(logits, y, denominator=torch.ones(3))) == (
+        "denominator has 3 numbers, but the loss has 2 parts: give loss.denominator(target), or "
+        "one number for all"
+    )
+    batch = sy.DiceCELoss(per="batch")
+    totals = batch.statistics(logits, y)
+    assert refusal(ValueError, lambda: batch(logits, y, denominator=torch.ones(2))).startswith(
+        "DiceCELoss has a part with per='batch' is one ratio over all images"
+    )
+    assert refusal(ValueError, lambda: batch(logits, y, totals=totals)) == (
+        "totals make the part with per='batch' exact, and the others want theirs: give "
+        "denominator=step_denominator(loss, targets) too"
+    )
+    two = sy.CompoundLoss([(1, sy.DiceLoss(per="batch")), (1, sy.JaccardLoss(per="batch"))])
+    assert refusal(ValueError, lambda: two.statistics(logits, y)) == (
+        "2 parts have per='batch', each with totals of its own: call them one by one, and add "
+        "what they give"
+    )
+    assert refusal(TypeError, lambda: sy.CompoundLoss([sy.DiceLoss()])) == (
+        "a part is DiceLoss(), expected a pair (factor, loss), such as (1.0, sy.DiceLoss())"
+    )
+    assert refusal(TypeError, lambda: sy.CompoundLoss([(1, torch.nn.MSELoss())])) == (
+        "a part is (int, MSELoss), expected a number and a loss of steelyard"
+    )
+    assert refusal(ValueError, lambda: sy.CompoundLoss([])) == (
+        "there are no parts: give pairs (factor, loss)"
+    )
+    assert refusal(ValueError, lambda: sy.DiceCELoss(reduction="none")) == (
+        "CrossEntropyLoss has reduction='none', and losses of positions and of regions have no "
+        "common shape: give the parts reduction='mean' or 'sum'"
+    )
+
+
+def test_a_sum_of_losses_of_any_family() -> None:
+    logits, targets, samples = make((3, 4))
+    cells = targets["cells"]
+    parts = [
+        (0.5, sy.BCEWithLogitsLoss(pos_weight=[1.0, 2, 3, 4, 5])),
+        (2.0, sy.LovaszLoss(activation="sigmoid")),
+        (1.0, sy.TverskyLoss(activation="sigmoid", beta=0.8, weight=WEIGHT)),
+    ]
+    loss = sy.CompoundLoss(parts)
+    wanted = sum(factor * part(logits, cells, samples) for factor, part in parts)
+    torch.testing.assert_close(loss(logits, cells, samples), wanted)
+    found = loss.denominator(cells, samples)
+    torch.testing.assert_close(
+        found, torch.stack([part.denominator(cells, samples) for _, part in parts])
+    )
+    torch.testing.assert_close(loss(logits, cells, samples, denominator=found), wanted)

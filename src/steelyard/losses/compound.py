@@ -308,7 +308,7 @@ def dice_ce_loss(
     Example:
         >>> logits = torch.tensor([[[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]]])
         >>> dice_ce_loss(logits, torch.tensor([[0, 1, 1]]))
-        tensor(0.5784)
+        tensor(0.5688)
 
     Reference:
         Isensee et al., nnU-Net: self-adapting framework for U-Net-based medical image
