@@ -591,6 +591,11 @@ def test_predictions_stay_for_scores_that_come_later(tmp_path):
         outcome = next(o for o in store.outcomes() if o.run.method == "focal" and o.run.seed == 1)
         said = store.predictions(outcome.run, "test")
     assert said.logits.shape == (90, 3)
+    kept = {(k.candidate, k.seed, k.draw): k for k in compare.predictions(tmp_path)}
+    assert np.array_equal(kept["focal", 1, outcome.run.draw].test.logits, said.logits)
+    assert sum(k.test is None for k in kept.values()) == 3
+    with pytest.raises(StudyError, match=r"holds no study: there is no study\.sqlite"):
+        next(compare.predictions(tmp_path / "nowhere"))
     found = json.loads((tmp_path / "results.json").read_text())
     focal = next(e for e in found["candidates"] if e["name"] == "focal")
     labels = blobs(90, seed=5).tensors[1].numpy()

@@ -11,6 +11,7 @@ from steelyard.compare.study import Candidate, StudyError
 from steelyard.compare.tables.api import run
 from steelyard.compare.tables.study import Study
 from steelyard.compare.training.api import networks, trainings
+from steelyard.compare.training.kept import predictions
 from steelyard.compare.training.trial import Trial
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "StudyError",
     "Trial",
     "networks",
+    "predictions",
     "run",
     "trainings",
 ]

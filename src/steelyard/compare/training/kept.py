@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from steelyard.compare.store import Store
+from steelyard.compare.store import FILE, Store
+from steelyard.compare.study import StudyError
 from steelyard.compare.training.evaluation import Predictions
 from steelyard.compare.training.plan import Run
 from steelyard.compare.training.work import Outcome
@@ -19,6 +20,44 @@ CREATE TABLE IF NOT EXISTS trial (
 );
 """
 Part = Literal["validation", "test"]
+
+
+class Kept(NamedTuple):
+    """What one training said of the rows that chose and judged it."""
+
+    candidate: str
+    seed: int
+    draw: int
+    validation: Predictions
+    test: Predictions | None  # of chosen draws alone
+
+
+def predictions(folder: str | Path) -> Iterator[Kept]:
+    """The predictions that a study of your own network kept, training by training.
+
+    For thresholds, costs and scores that are thought of later. ``logits`` (N, C) follow the rows
+    of the validation and test data; of masks and sequences there is ``confusion`` (N, C, C).
+
+    Args:
+        folder: the study's ``out``.
+
+    Raises:
+        StudyError: there is no study, or it cannot be read.
+    """
+    place = Path(folder)
+    if not (place / FILE).is_file():
+        raise StudyError(f"{place} holds no study: there is no {FILE}")
+    with TrialStore(place) as store:
+        for outcome in store.outcomes():
+            if outcome.status == "done":
+                run = outcome.run
+                yield Kept(
+                    run.method,
+                    run.seed,
+                    run.draw,
+                    store.predictions(run, "validation"),
+                    store.predictions(run, "test") if store.has_test(run) else None,
+                )
 
 
 class TrialStore(Store):
@@ -66,6 +105,13 @@ class TrialStore(Store):
                 f"SELECT {part} FROM trial WHERE key = ?", (run.key,)
             ).fetchone()
         return Predictions.unpacked(data)
+
+    def has_test(self, run: Run) -> bool:
+        """Whether the test predictions of a training are kept."""
+        with self._explained():
+            query = "SELECT test IS NOT NULL FROM trial WHERE key = ?"
+            (kept,) = self._database.execute(query, (run.key,)).fetchone()
+        return bool(kept)
 
     def forget_tests(self, chosen: set[str]) -> None:
         """Drop the test predictions of all but some trainings: nobody is to look at them."""
