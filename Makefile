@@ -71,6 +71,7 @@ notebooks: .venv/dev
 
 bench: .venv/bench
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.labels
 
 clean:
 	rm -rf .venv .venv-lowest $(DEMO_OUT) docs/_build build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -139,3 +139,21 @@ def test_a_learnt_weight_has_a_gradient(row: SigmoidRow) -> None:
     loss(logits, targets["hard"]).backward()
     assert weight.grad is not None
     assert weight.grad.abs().sum() > 0
+
+
+@each_row
+def test_a_compiled_graph_has_the_numbers_of_the_definition(row: SigmoidRow) -> None:
+    logits, targets = row.family.make((9, 2), dtype=torch.float32)
+    target = targets["hard"]
+    logits[4, :3] = torch.tensor([[INF, -INF], [-INF, INF], [60.0, -60.0]])
+    torch._dynamo.reset()
+    options = {"weight": WEIGHT, "pos_weight": POS_WEIGHT, "label_smoothing": 0.0}
+    for reduction in ("none", "mean"):
+        loss = row.build(reduction=reduction, **options)
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        plain = row.build(reduction=reduction, engine="reference", **options)
+        found, expected = (value_and_gradient(f, logits, target) for f in (compiled, plain))
+        torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
+        if reduction == "none":
+            known = logits.isfinite()
+            torch.testing.assert_close(found[1][known], expected[1][known], rtol=1e-4, atol=1e-6)

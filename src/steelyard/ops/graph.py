@@ -1,8 +1,11 @@
-"""The softmax losses with their gradient written out, for a compiler to fuse.
+"""Losses with their gradient written out, for a compiler to fuse.
 
 What a position needs for its gradient is an *output* of forward, so it is computed once per
 position. Inlined into backward, as the derivative of the definition is, tail and weights would be
 computed once per class. A family whose definition fuses well by itself needs no entry here.
+
+A cell's gradient is computed again in backward, from its logit alone; by autograd it would keep, or
+compute, every step of the definition, at four times the time.
 
 For class indices, let x be the edited logits and m the largest of them. Per position
 
@@ -14,6 +17,7 @@ For a distribution, with q_c = weight_c · t'_c, the loss is s · Σ_c q_c · ta
 gradient by x is s · (p_c · Σ q · slope − q_c · slope_c).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -29,18 +33,22 @@ from steelyard.ops.problem import (
     scaled,
     select,
 )
+from steelyard.ops.sigmoid import CellProblem, both_sides, largest_logit
 from steelyard.ops.softmax import SoftmaxProblem
 
 
 def obstacle(problem: object) -> str | None:
     """Why there is no gradient to write out, if so."""
-    if isinstance(problem, SoftmaxProblem):
+    # Of problems whose cells belong together the plain formula is all there is.
+    if isinstance(problem, SoftmaxProblem) or type(problem) is CellProblem:
         return None
     return "the call is part of a graph that is being compiled, where the plain formula fuses"
 
 
 def losses(logits: Tensor, problem: Problem, reduction: Reduction) -> Tensor:
-    """The losses (N, d…) of the softmax family, reduced."""
+    """The losses, reduced."""
+    if isinstance(problem, CellProblem):
+        return reduction(_Cells.apply(logits, problem), problem, problem.kept())[0]  # type: ignore[no-untyped-call]
     assert isinstance(problem, SoftmaxProblem)
     if not problem.of_indices:
         rows = _Distributions.apply(logits, problem)  # type: ignore[no-untyped-call]
@@ -56,6 +64,32 @@ def losses(logits: Tensor, problem: Problem, reduction: Reduction) -> Tensor:
     node = _Distributions if problem.all_classes else _Indices
     rows = node.apply(logits, problem)  # type: ignore[no-untyped-call]
     return reduction(rows, problem, problem.share(target.masked_fill(ignored, 0), ignored))[0]
+
+
+class _Cells(torch.autograd.Function):
+    """Cells, whose gradient is computed again: from it nothing but the logits is to be kept."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, problem: CellProblem) -> Tensor:
+        ctx.save_for_backward(logits)
+        ctx.problem = problem
+        return _value_and_gradient(logits, problem)[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (logits,) = ctx.saved_tensors
+        by_z = _value_and_gradient(logits, ctx.problem)[1]
+        return (by_z * gradient).to(logits.dtype), None
+
+
+def _value_and_gradient(logits: Tensor, problem: CellProblem) -> tuple[Tensor, Tensor]:
+    dtype, kept = compute_dtype(logits), problem.kept()
+    ignored = kept.logical_not() if kept.ndim else None
+    z = logits.to(dtype) if ignored is None else logits.to(dtype).masked_fill(ignored, 0)
+    z, largest = problem.edited(z, None), largest_logit(dtype)
+    there, absent = problem.counted(ignored, dtype)
+    value, gradient = both_sides(problem, z.clamp(-largest, largest), there, absent)
+    return value.masked_fill(z.isinf() & (value > largest**0.5), math.inf), gradient
 
 
 class _Indices(torch.autograd.Function):

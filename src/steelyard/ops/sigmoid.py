@@ -11,6 +11,8 @@ from torch import Tensor
 
 from steelyard.ops.problem import Problem, along_classes, compute_dtype, scaled
 
+_LOG2E = math.log2(math.e)
+
 
 class Penalty(NamedTuple):
     """What a cell costs by p, the probability of being right; elementwise.
@@ -168,6 +170,32 @@ class CellProblem(Problem):
             found = weight if found is None else found * weight
         return found
 
+    def counted(self, ignored: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What each side of every cell counts, weights and all; 0 where ignored.
+
+        Args:
+            ignored: which cells do not count, or None for none.
+            dtype: of the computation.
+        """
+        target = self.target.to(dtype)
+        present = target if ignored is None else target.masked_fill(ignored, 0)
+        there = present
+        if isinstance(self.smoothing, Tensor) or self.smoothing:
+            there = present * (1 - self.smoothing) + self.smoothing / 2
+        absent = 1 - there
+        if self.pos_weight is not None:
+            there = there * along_classes(self.pos_weight, there)
+        if isinstance(self.positive.factor, Tensor) or self.positive.factor != 1:
+            there = there * self.positive.factor_along(there)
+        if isinstance(self.negative.factor, Tensor) or self.negative.factor != 1:
+            absent = absent * self.negative.factor_along(absent)
+        weight = self.cell_weight(present)
+        if weight is not None:
+            there, absent = there * weight, absent * weight
+        if ignored is not None:
+            there, absent = there.masked_fill(ignored, 0), absent.masked_fill(ignored, 0)
+        return there, absent
+
     def _parts(self, logits: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Edited logits, t' and the weight of every cell."""
         dtype = compute_dtype(logits)
@@ -183,6 +211,66 @@ def _as_far_as(share: Tensor, side: Side, u: Tensor) -> Tensor:
     cost = side.penalty.value(F.logsigmoid(side.scale * u - side.margin), side.parameter_along(u))
     share = share * side.factor_along(u)
     return share * cost.masked_fill((share == 0) & cost.isinf(), 0)  # the share keeps a derivative
+
+
+class _Sigmoid(NamedTuple):
+    """−log p, −log(1 − p), 1 − p and p of a logit u, each with all its digits.
+
+    Powers of two and sigmoids are the fastest functions that torch has on the CPU; a logarithm
+    costs as much as twenty multiplications, and a power more. Here is one, and m^γ is
+    2^(γ log2 m), of a logarithm that is there.
+    """
+
+    nll: Tensor
+    other: Tensor
+    miss: Tensor
+    right: Tensor
+
+    @classmethod
+    def of(cls, u: Tensor) -> "_Sigmoid":
+        small = u.abs().mul_(-_LOG2E).exp2_().log1p_()
+        nll = small - u.clamp(max=0)
+        return cls(nll, small + u.clamp(min=0), torch.sigmoid(-u), torch.sigmoid(u))
+
+    def turned(self) -> "_Sigmoid":
+        return _Sigmoid(self.other, self.nll, self.right, self.miss)
+
+
+def both_sides(
+    problem: CellProblem, z: Tensor, there: Tensor, absent: Tensor, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The losses of cells and their derivative by the edited logits, written out.
+
+    Args:
+        problem: for the two sides.
+        z: edited logits, finite.
+        there: what the side of a class that is there counts, as :meth:`CellProblem.counted` has it.
+        absent: what the other side counts.
+        out: for the derivative.
+    """
+    positive, negative = problem.positive, problem.negative
+    seen = _Sigmoid.of(_logit(positive, z))
+    value, slope = positive.penalty.with_slope(*seen, positive.parameter_along(z))
+    plain = (positive.scale, positive.margin) == (negative.scale, negative.margin) == (1, 0)
+    unseen = seen.turned() if plain else _Sigmoid.of(_logit(negative, z.neg()))
+    cost, steep = negative.penalty.with_slope(*unseen, negative.parameter_along(z))
+    gradient = absent * steep if out is None else torch.mul(absent, steep, out=out)
+    if negative.scale != 1:
+        gradient.mul_(negative.scale)
+    gradient.addcmul_(there, slope, value=-positive.scale)
+    return (there * value).addcmul_(absent, cost), gradient
+
+
+def _logit(side: Side, u: Tensor) -> Tensor:
+    """The logit of being right on this side."""
+    if side.scale == 1 and side.margin == 0:
+        return u
+    return u * side.scale - side.margin
+
+
+def largest_logit(dtype: torch.dtype) -> float:
+    """What stands for an infinite logit where 0 times its cost is to be 0."""
+    return torch.finfo(dtype).max / 2**10
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
