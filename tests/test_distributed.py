@@ -91,6 +91,27 @@ def test_deferred_reweighting_counts_with_the_loss_in_force():
     assert mean.divide_grads_(model.parameters()) == 10
 
 
+def test_what_a_trainer_multiplied_its_losses_by_is_made_good():
+    model, mean = nn.Linear(1, 2), sy.ExactMean(sy.CrossEntropyLoss())
+    target = torch.tensor([0, 1, 1])
+    mean(model(torch.ones(3, 1)), target).mul(0.25).backward()
+    assert mean.divide_grads_(model.parameters(), loss_scale=0.25) == 3
+    scaled = flat_grad(model)
+    model.zero_grad()
+    sy.CrossEntropyLoss()(model(torch.ones(3, 1)), target).backward()
+    torch.testing.assert_close(scaled, flat_grad(model))
+
+
+def test_a_step_of_which_nothing_counts_leaves_no_gradient():
+    """Its sum has one, for smoothing gives other classes a share; its mean is over nothing."""
+    loss = sy.CrossEntropyLoss([0.0, 1.0], label_smoothing=0.5)
+    model, mean = nn.Linear(1, 2), sy.ExactMean(loss)
+    mean(model(torch.ones(3, 1)), torch.tensor([0, 0, 0])).backward()
+    assert (flat_grad(model) != 0).any()
+    assert mean.divide_grads_(model.parameters()) == 0
+    assert (flat_grad(model) == 0).all()
+
+
 def test_evaluation_in_the_middle_of_a_step_is_not_remembered():
     model, mean = nn.Linear(1, 2), sy.ExactMean(sy.CrossEntropyLoss())
     mean(model(torch.ones(2, 1)), torch.tensor([0, 1])).backward()
