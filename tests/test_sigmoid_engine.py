@@ -131,6 +131,24 @@ def test_explain_engine_names_who_does_cells() -> None:
     assert softmax.engine == "blocked"
 
 
+@pytest.mark.parametrize("gamma", [2.0, [1.0, 2.0, 0.5, 3.0, 1.5]], ids=str)
+def test_a_learnt_gamma_has_the_gradient_of_its_formula(gamma: Any) -> None:
+    logits, targets = SIGMOID_TABLE[0].family.make((6,))
+    parameter = torch.nn.Parameter(torch.tensor(gamma, dtype=torch.float64))
+    loss = sy.SigmoidFocalLoss(gamma=parameter)
+    loss(logits, targets["hard"]).backward()
+    step, found = 1e-6, parameter.grad
+    assert found is not None
+    with torch.no_grad():
+        ends = []
+        for sign in (1, -1):
+            parameter += sign * step
+            ends.append(loss(logits, targets["hard"]))
+            parameter -= sign * step
+    torch.testing.assert_close(found.sum(), (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-9)
+    assert next(iter(loss.parameters())) is parameter
+
+
 @pytest.mark.parametrize("row", SIGMOID_TABLE, ids=lambda row: row.id)
 def test_a_learnt_weight_has_a_gradient(row: SigmoidRow) -> None:
     logits, targets = row.family.make((6,))

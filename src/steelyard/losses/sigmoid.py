@@ -95,6 +95,7 @@ def sigmoid_focal_form(gamma: float | PerClass, alpha: float | PerClass | None =
         return form
     share, shares = _number_or_vector("alpha", alpha, high=1)
     if shares is not None:
+        shares = shares.detach()
         return form._replace(positive_factor=shares, negative_factor=1 - shares)
     return form._replace(
         positive=side._replace(factor=share), negative=side._replace(factor=1 - share)
@@ -112,12 +113,12 @@ def _number_or_vector(
         )
     value: Any = given
     if isinstance(value, int | float) or getattr(value, "ndim", 1) == 0:
-        number = float(value)
-        check_number(name, number, 0, high)
-        return number, None
+        learnt = isinstance(value, Tensor) and value.requires_grad
+        check_number(name, value if isinstance(value, Tensor) else float(value), 0, high)
+        return (0.0, value) if learnt else (float(value), None)
     vector = read_class_vector(name, given).values
     if readable(vector) and len(vector):
-        check_number(f"the largest {name}", float(vector.max()), 0, high)
+        check_number(f"the largest {name}", float(vector.detach().max()), 0, high)
     return 0.0, vector
 
 
