@@ -55,7 +55,14 @@ def test_compare_prints_a_table_and_writes_results(table, tmp_path, capsys):
     assert "No verdict: 1 seed, and it takes 5 to tell a difference from luck." in printed.replace(
         "\n", " "
     )
-    assert said == "seed 0: 10 candidates done (10 of 10)\n"
+    assert said == (
+        "network: standard, 2 hidden layers of 4, 1 number embedded; a training takes 4 steps of "
+        "32 rows\nseed 0: 10 candidates done (10 of 10)\n"
+    )
+    assert (
+        "Network: standard, 2 hidden layers of 4, 1 number embedded; 1 epoch, 32"
+        in printed.replace("\n", " ")
+    )
     *lines, files = printed.splitlines()
     assert max(map(len, lines)) <= 80
     assert files == f"Written: {out / 'results.json'} and report.html"
@@ -232,6 +239,7 @@ def test_names_are_never_markup(tmp_path, capsys):
         (["--backend", "dask"], "a dask backend needs its scheduler: --address"),
         (["--backend", "grid"], "backend is 'grid'; choose from: local, dask, ray"),
         (["--address", "tcp://x:1"], "--address belongs to a cluster; add --backend dask"),
+        (["--network", "huge"], "network is 'huge'; choose from: small, standard, large"),
         (["--workers", "0"], "workers is 0; it must be at least 1"),
     ],
 )

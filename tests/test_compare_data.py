@@ -372,3 +372,16 @@ def test_two_rows_of_every_class_leave_none_to_choose_by():
     data = from_any(np.arange(6.0)[:, None], [0, 1, 2] * 2)
     with pytest.raises(StudyError, match="no class has a third row: one trains, one tests"):
         prepare(data, 0, 0.2, 0.2)
+
+
+def test_columns_of_two_values_come_after_the_numbers():
+    rng = np.random.default_rng(0)
+    flags, numbers = rng.random((200, 2)) < 0.5, rng.normal(size=(200, 2))
+    numbers[::9, 1] = np.nan  # a flag tells where it is missing
+    x = np.column_stack([flags[:, 0], numbers[:, 0], flags[:, 1], numbers[:, 1]])
+    part = prepare(from_any(x, np.arange(200) % 2), 0, 0.2, 0.2)
+    values = [len(set(column)) for column in part.train.features.T]
+    assert part.numeric == 2
+    assert min(values[:2]) > 10
+    assert values[2:] == [2, 2, 2]
+    assert part.test.features[:, 2:].shape == (40, 3)

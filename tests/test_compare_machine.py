@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from steelyard.compare import machine
-from steelyard.compare.machine import free_memory, in_words
-from steelyard.compare.tables.stack import trial_bytes
+from steelyard.compare.machine import fitting_workers, free_memory, in_words
+from steelyard.compare.tables.shape import Shape
+from steelyard.compare.tables.study import Study
 
 
 @pytest.fixture
@@ -32,9 +33,11 @@ def test_this_machine_has_some():
 
 def test_the_estimate_holds_what_training_keeps():
     """Parameters, their gradients and AdamW's two moments, in float64."""
+    shape = Shape(30, 0, 200, 1, 5)
     model = torch.nn.Sequential(torch.nn.Linear(30, 200), torch.nn.ReLU(), torch.nn.Linear(200, 5))
-    kept = 4 * 8 * sum(p.numel() for p in model.parameters())
-    assert kept < trial_bytes(features=30, hidden=200, classes=5, batch=64) < 4 * kept
+    numbers = sum(p.numel() for p in model.parameters())
+    assert shape.parameters == numbers
+    assert 4 * 8 * numbers < shape.trial_bytes(64) < 4 * 4 * 8 * numbers
 
 
 @pytest.mark.parametrize(
@@ -42,3 +45,35 @@ def test_the_estimate_holds_what_training_keeps():
 )
 def test_bytes_in_words(size, words):
     assert in_words(size) == words
+
+
+def test_networks_have_the_shapes_that_the_documentation_names():
+    def shape(network, numeric=10, hidden=None):
+        return Study(("focal",), network=network, hidden=hidden).shape(40, numeric, 3)
+
+    assert shape("small") == (40, 0, 64, 1, 3)
+    assert shape("standard") == (40, 10, 256, 2, 3)
+    assert shape("large") == (40, 10, 512, 3, 3)
+    assert shape("large", hidden=7).hidden == 7
+    assert shape("standard", 32).numeric == 32
+    assert shape("standard", 33).numeric == 0  # so many columns are better off without
+    assert shape("small").in_words == "one hidden layer of 64"
+    assert shape("standard").in_words == "2 hidden layers of 256, 10 numbers embedded"
+    assert shape("standard", 1).in_words == "2 hidden layers of 256, 1 number embedded"
+
+
+def test_the_estimate_holds_embeddings_too():
+    for shape in (Shape(12, 8, 64, 2, 5), Shape(12, 8, 64, 3, 5)):
+        drawn = shape.initial(0)
+        assert shape.parameters == sum(tensor.numel() for tensor in drawn.values())
+        # Both waves of each number are kept for the gradient, and so is every hidden value.
+        kept = 8 * 100 * (2 * 24 * 8 + 64 * shape.layers)
+        assert kept < shape.trial_bytes(100) < 12 * kept
+
+
+def test_workers_are_as_many_as_cores_unless_memory_is_short(system, monkeypatch):
+    monkeypatch.setattr(machine.joblib, "cpu_count", lambda: 6)
+    assert fitting_workers("cpu", 100 * 2**20) == 6
+    assert fitting_workers("cpu", 2**30) == 2  # half of 8 GB, a process takes 400 MB by itself
+    assert fitting_workers("cpu", 2**40) == 1
+    assert fitting_workers("cuda", 1) == 1

@@ -8,6 +8,7 @@ from sklearn import metrics as sk
 from steelyard import compare
 from steelyard.compare.scores import TITLES, Scoring, score_predictions
 from steelyard.compare.study import StudyError
+from steelyard.compare.tables.shape import Shape
 from steelyard.compare.tables.stack import Networks
 from steelyard.compare.tables.study import Study
 from steelyard.compare.tables.train import Rows
@@ -68,7 +69,7 @@ def test_more_classes_have_the_macro_forms():
 @pytest.mark.parametrize("moved", [False, True])
 def test_every_score_chooses_by_the_validation_rows(classes, moved):
     generator = torch.Generator().manual_seed(1)
-    networks = Networks.initial([0, 1], 3, 3, (4, 5, classes), "cpu", torch.float32)
+    networks = Networks.initial([0, 1], 3, 3, Shape(4, 0, 5, 1, classes), "cpu", torch.float32)
     features = torch.randn(2, 150, 4, generator=generator)
     labels = torch.randint(classes, (2, 150), generator=generator)
     adjust = torch.randn(2, 3, classes, generator=generator) if moved else None

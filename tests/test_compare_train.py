@@ -16,13 +16,15 @@ from steelyard.compare.tables.draws import draw_trials
 from steelyard.compare.tables.groups import Group, plan_groups, run_group
 from steelyard.compare.tables.objective import Objective, stack_order
 from steelyard.compare.tables.prepare import prepare
+from steelyard.compare.tables.shape import EMBEDDED, Shape
 from steelyard.compare.tables.stack import Networks
 from steelyard.compare.tables.study import Study
-from steelyard.compare.tables.train import AdamW, Plan, Rows, batch_size_for, rate_factor, train
+from steelyard.compare.tables.train import AdamW, Plan, Rows, rate_factor, train
 
 NAMES = [item.name for item in CANDIDATES if not item.post_hoc]
 DIGITS = load_digits()
 SEEDS, DRAWS, HIDDEN, SIZE = [0, 1], 2, 16, 32
+PLAIN, EMBEDDING = Shape(50, 0, HIDDEN, 1, 10), Shape(50, 3, HIDDEN, 2, 10)
 EPOCHS = 5  # eleven steps each
 START = 4  # deferred weights count in the last epoch
 
@@ -32,7 +34,7 @@ def features_and_labels(seed):
     return part.train.features[:, :50], part.train.labels, part.counts
 
 
-def stack_of(names, seeds, dtype):
+def stack_of(names, seeds, dtype, shape=EMBEDDING):
     """Networks trained as one stack, and their trials in the order of the stack."""
     rows = []
     for seed in seeds:
@@ -44,7 +46,7 @@ def stack_of(names, seeds, dtype):
     trials = [[trial for trial, _ in row] for row in rows]
     losses = [[loss for _, loss in row] for row in rows]
     linear = sum(candidate(trial.candidate).head == "linear" for trial in trials[0])
-    networks = Networks.initial(seeds, len(trials[0]), linear, (50, HIDDEN, 10), "cpu", dtype)
+    networks = Networks.initial(seeds, len(trials[0]), linear, shape, "cpu", dtype)
     parts = [features_and_labels(seed) for seed in seeds]
     train(
         networks,
@@ -60,21 +62,76 @@ def stack_of(names, seeds, dtype):
     return networks, trials
 
 
-def alone(trial, dtype):
+class Plain(nn.Module):
+    """The same network as a user would write it, a layer at a time."""
+
+    def __init__(self, shape, cosine):
+        super().__init__()
+        self.features = shape.features
+        self.frequency = nn.Parameter(torch.empty(shape.numeric, 24))
+        self.embeddings = nn.ModuleList(nn.Linear(48, EMBEDDED) for _ in range(shape.numeric))
+        widths = [shape.features + shape.numeric * EMBEDDED, *[shape.hidden] * shape.layers]
+        self.layers = nn.ModuleList(map(nn.Linear, widths, widths[1:]))
+        self.head = (sy.CosineLinear if cosine else nn.Linear)(shape.hidden, shape.classes)
+
+    def forward(self, x):
+        parts = [x]
+        for j, embedding in enumerate(self.embeddings):
+            angle = 2 * math.pi * x[:, j : j + 1] * self.frequency[j]
+            parts.append(embedding(torch.cat([angle.sin(), angle.cos()], 1)).relu())
+        x = torch.cat(parts, 1)
+        for layer in self.layers:
+            x = layer(x).relu()
+        return self.head(x)
+
+    def by_name(self):
+        """Its parameters, detached, by the names that the stack has for them."""
+        layers = {f"layer{i}": layer for i, layer in enumerate(self.layers, 1)}
+        found = {}
+        for name, layer in (layers | {"head": self.head}).items():
+            found[f"{name}.weight"] = layer.weight.detach()
+            if isinstance(layer, nn.Linear):
+                found[f"{name}.bias"] = layer.bias.detach().unsqueeze(1)
+        if self.embeddings:
+            read = found["layer1.weight"]
+            found["layer1.weight"] = read[:, : self.features]
+            found["layer1.embedded"] = read[:, self.features :]
+            found["frequency"] = self.frequency.detach()
+            for name in ("weight", "bias"):
+                parts = [getattr(embedding, name).detach() for embedding in self.embeddings]
+                found[f"embedding.{name}"] = torch.cat(parts).view(
+                    len(self.embeddings) * EMBEDDED, -1
+                )
+        return found
+
+    def start(self, shape, seed):
+        """Begin where the stack begins."""
+        drawn = shape.initial(seed)
+        with torch.no_grad():
+            if self.embeddings:
+                self.frequency.copy_(drawn["frequency"])
+                for j, embedding in enumerate(self.embeddings):
+                    own = slice(j * EMBEDDED, (j + 1) * EMBEDDED)
+                    embedding.weight.copy_(drawn["embedding.weight"][own])
+                    embedding.bias.copy_(drawn["embedding.bias"][own, 0])
+                both = [drawn["layer1.weight"], drawn["layer1.embedded"]]
+                drawn["layer1.weight"] = torch.cat(both, 1)
+            for i, layer in enumerate(self.layers, 1):
+                layer.weight.copy_(drawn[f"layer{i}.weight"])
+                layer.bias.copy_(drawn[f"layer{i}.bias"][:, 0])
+            self.head.weight.copy_(drawn["head.weight"])
+            if isinstance(self.head, nn.Linear):
+                self.head.bias.copy_(drawn["head.bias"][:, 0])
+
+
+def alone(trial, dtype, shape):
     """The same trial as a user would write it: modules, torch's optimiser, one loss."""
     x, y, counts = features_and_labels(trial.seed)
     x, y = torch.from_numpy(x).to(dtype), torch.from_numpy(y)
     item = candidate(trial.candidate)
     cosine = item.head == "cosine"
-    head = sy.CosineLinear(HIDDEN, 10) if cosine else nn.Linear(HIDDEN, 10)
-    model = nn.Sequential(nn.Linear(50, HIDDEN), nn.ReLU(), head).to(dtype)
-    start = Networks.initial([trial.seed], 1, 1, (50, HIDDEN, 10), "cpu", dtype).parameters
-    with torch.no_grad():
-        model[0].weight.copy_(start.hidden_weight[0, 0])
-        model[0].bias.copy_(start.hidden_bias[0, 0, :, 0])
-        model[2].weight.copy_(start.head_weight[0, 0])
-        if not cosine:
-            model[2].bias.copy_(start.head_bias[0, 0, :, 0])
+    model = Plain(shape, cosine).to(dtype)
+    model.start(shape, trial.seed)
     loss = build_loss(item, trial.options, counts, START)
     rate, decay = trial.options["learning_rate"], trial.options["weight_decay"]
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
@@ -95,30 +152,26 @@ def alone(trial, dtype):
     return model
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-def test_every_candidate_in_the_stack_equals_itself_alone(dtype, tolerance):
-    networks, trials = stack_of(NAMES, SEEDS, dtype)
-    weight, bias, head, head_bias = (p.detach() for p in networks.parameters)
+@pytest.mark.parametrize("shape", [PLAIN, EMBEDDING], ids=["plain", "embedding"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-3)])
+def test_every_candidate_in_the_stack_equals_itself_alone(dtype, tolerance, shape):
+    networks, trials = stack_of(NAMES, SEEDS, dtype, shape)
     for s, row in enumerate(trials):
         for t, trial in enumerate(row):
-            model = alone(trial, dtype)
-            pairs = [
-                (weight[s, t], model[0].weight),
-                (bias[s, t, :, 0], model[0].bias),
-                (head[s, t], model[2].weight),
-            ]
-            if candidate(trial.candidate).head == "linear":
-                pairs.append((head_bias[s, t, :, 0], model[2].bias))
-            for ours, theirs in pairs:
-                distance = (ours - theirs.detach()).abs().max().item()
-                assert distance < tolerance, (trial, distance)
+            theirs = alone(trial, dtype, shape).by_name()
+            unused = networks.parameters.keys() - theirs.keys()
+            cosine = candidate(trial.candidate).head == "cosine"
+            assert unused == ({"head.bias"} if cosine else set())
+            for name, tensor in theirs.items():
+                distance = (networks.parameters[name][s, t] - tensor).abs().max().item()
+                assert distance < tolerance, (trial, name, distance)
 
 
 def test_a_trial_does_not_feel_its_neighbours():
     together, trials = stack_of(["cross-entropy", "focal", "ldam"], [0], torch.float64)
     one, _ = stack_of(["focal"], [0], torch.float64)
     places = [i for i, trial in enumerate(trials[0]) if trial.candidate == "focal"]
-    for a, b in zip(together.parameters, one.parameters, strict=True):
+    for a, b in zip(together.tensors, one.tensors, strict=True):
         torch.testing.assert_close(a[0, places], b[0], rtol=0, atol=1e-10)
 
 
@@ -128,13 +181,15 @@ def test_a_trial_that_diverges_leaves_the_others_alone():
 
     def trained(rates):
         losses = [[sy.CrossEntropyLoss() for _ in rates]]
-        networks = Networks.initial([0], len(rates), len(rates), (3, 4, 2), "cpu", torch.float64)
+        networks = Networks.initial(
+            [0], len(rates), len(rates), Shape(3, 0, 4, 1, 2), "cpu", torch.float64
+        )
         objective = Objective(losses, 2, "cpu", torch.float64)
         rate = torch.tensor([rates], dtype=torch.float64)
         train(
             networks, objective, rows, rate, 0 * rate, Plan([0], 3, 10), lambda epoch, losses: None
         )
-        return networks.parameters.hidden_weight.detach()[0]
+        return networks.parameters["layer1.weight"].detach()[0]
 
     both = trained([0.01, float("nan")])
     assert both[1].isnan().all()
@@ -165,9 +220,25 @@ def test_learning_rate_rises_then_falls_to_nothing():
     assert factors[-1] < 0.001
 
 
-@pytest.mark.parametrize(("rows", "size"), [(10, 32), (1000, 64), (600_000, 4096)])
-def test_batches_grow_with_the_rows(rows, size):
-    assert batch_size_for(rows) == size
+@pytest.mark.parametrize(
+    ("rows", "epochs", "size"),
+    [
+        (10, 60, 32),
+        (1000, 46, 32),
+        (3282, 57, 128),
+        (16_384, 46, 512),
+        (100_000, 7, 512),
+        (10_000_000, 5, 512),
+    ],
+)
+def test_more_rows_mean_larger_batches_then_fewer_epochs(rows, epochs, size):
+    assert Study(("focal",)).budget(rows) == (epochs, size)
+
+
+def test_what_is_asked_for_is_not_changed_by_the_rows():
+    assert Study(("focal",), epochs=9, batch_size=7).budget(10**6) == (9, 7)
+    assert Study(("focal",), batch_size=1000).budget(50_000) == (30, 1000)
+    assert Study(("focal",), epochs=9).budget(10).deferral_epoch == 7
 
 
 def test_groups_keep_draws_and_post_hoc_with_their_baseline():
@@ -243,7 +314,7 @@ def test_a_draw_with_one_number_that_is_not_finite_is_not_chosen(monkeypatch, br
         elif broken == "score":
             trained.curves.scores[-1][0, place] = math.nan
         else:
-            trained.networks.parameters.head_bias.data[0, place, 0] = -math.inf
+            trained.networks.parameters["head.bias"].data[0, place, 0] = -math.inf
         return trained
 
     monkeypatch.setattr(groups, "train_stack", spoilt)

@@ -170,10 +170,25 @@ def _add_compare(commands: Commands) -> None:
         help="tuning draws per loss and seed (%(default)s)",
     )
     compare.add_argument(
-        "--epochs", action=_Told, type=int, default=60, help="passes over the rows (%(default)s)"
+        "--epochs",
+        action=_Told,
+        type=int,
+        help="passes over the rows; default: as many as come to about 1,500 steps, within 5 to 60",
     )
     compare.add_argument(
-        "--hidden", action=_Told, type=int, default=64, help="hidden units (%(default)s)"
+        "--network",
+        action=_Told,
+        default="standard",
+        metavar="SIZE",
+        help="small (one hidden layer of 64), standard (two of 256, numbers embedded) or large "
+        "(three of 512, likewise); the larger the better and the slower (%(default)s)",
+    )
+    compare.add_argument(
+        "--hidden",
+        action=_Told,
+        type=int,
+        metavar="UNITS",
+        help="of a hidden layer; default: the network's",
     )
     compare.add_argument(
         "--batch-size", action=_Told, type=int, metavar="ROWS", help="default: by the rows"
@@ -216,9 +231,9 @@ def _add_compare(commands: Commands) -> None:
         "--workers",
         action=_Told,
         type=int,
-        default=1,
         metavar="N",
-        help="processes on this machine (%(default)s)",
+        help="processes on this machine; default: its cores, as far as memory allows; 1 for a "
+        "script",
     )
     compare.add_argument(
         "--group",
@@ -258,7 +273,7 @@ def _compare(options: argparse.Namespace) -> None:
         print(f"\nWritten: {printable(str(path))} and {page.name}")
 
 
-_OF_TABLES = ("target", "losses", "hidden", "group")
+_OF_TABLES = ("target", "losses", "network", "hidden", "group")
 
 
 def _compare_script(options: argparse.Namespace) -> None:

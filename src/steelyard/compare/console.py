@@ -40,6 +40,12 @@ def print_results(results: Results, console: Console) -> None:
         f"draws per loss, {split['test']:,} test; {study['seeds']} seeds; mean ± standard "
         "deviation over seeds, in percent.",
     )
+    if "shape" in study:  # of a table; a study of networks trains the reader's own
+        console.print(
+            f"Network: {study['network']}, {study['shape']}; {study['epochs']:,} epoch"
+            f"{'s' * (study['epochs'] != 1)}, "
+            f"{study['batch_size']:,} rows a step.",
+        )
     console.print()
     console.print(score_table(results, console.width))
     console.print()

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import joblib
 import torch
 
 import steelyard as sy
@@ -16,13 +17,14 @@ from steelyard.compare.study import StudyError
 
 BACKENDS = ("local", "dask", "ray")
 _PACKAGES = ("numpy", "scikit-learn", "skrub", "polars", "scipy", "statsmodels")
+_PROCESS = 400 * 2**20  # bytes that a worker takes before it trains anything
 _UNKNOWN = 4 * 2**30
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def check_backend(workers: int, backend: str, address: str | None) -> None:
+def check_backend(workers: int | None, backend: str, address: str | None) -> None:
     """Raise a StudyError unless the three go together."""
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise StudyError(f"workers is {workers}; it must be at least 1")
     if backend not in BACKENDS:
         raise StudyError(f"backend is {backend!r}; choose from: {', '.join(BACKENDS)}")
@@ -30,6 +32,19 @@ def check_backend(workers: int, backend: str, address: str | None) -> None:
         raise StudyError("a dask backend needs its scheduler: --address tcp://HOST:8786")
     if backend == "local" and address:
         raise StudyError("--address belongs to a cluster; add --backend dask or --backend ray")
+
+
+def fitting_workers(device: str, each: int) -> int:
+    """As many processes as there are cores, and memory for; one where they would share a GPU.
+
+    Args:
+        device: where they train.
+        each: bytes that one takes to train.
+    """
+    if torch.device(device).type != "cpu":
+        return 1
+    cores: int = joblib.cpu_count()
+    return max(1, min(cores, free_memory(device) // 2 // (each + _PROCESS)))
 
 
 def check_device(device: str) -> None:

@@ -19,7 +19,7 @@ def run(
     *,
     losses: Sequence[str] | None = None,
     out: str | Path | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
     backend: str = "local",
     address: str | None = None,
     **options: Any,
@@ -34,11 +34,11 @@ def run(
             None takes the default set.
         out: folder that keeps what is finished, so that an interrupted study resumes, and
             `results.json`. None keeps nothing.
-        workers: processes on this machine.
+        workers: processes on this machine; None takes its cores, as far as memory allows.
         backend: "local", "dask" or "ray".
         address: of the cluster's scheduler.
-        **options: the fields of `Study`: seeds, draws, epochs, hidden, batch_size, select,
-            positive, at, validation, test, first_seed, device, dtype, group.
+        **options: the fields of `Study`: seeds, draws, epochs, network, hidden, batch_size,
+            select, positive, at, validation, test, first_seed, device, dtype, group.
 
     Returns:
         A `Comparison`.

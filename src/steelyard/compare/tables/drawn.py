@@ -55,11 +55,12 @@ def draw(
         seeds: the seeds.
         counts: per seed (C,) training rows of each class.
     """
+    start = study.budget(int(counts[0].sum())).deferral_epoch
     drawn = [draw_trials(candidates, seed, study.draws) for seed in seeds]
     post_hoc = [[t for t in row if candidate(t.candidate).post_hoc] for row in drawn]
     trained = [[t for t in row if not candidate(t.candidate).post_hoc] for row in drawn]
     losses = [
-        [build_loss(candidate(t.candidate), t.options, n, study.deferral_epoch) for t in row]
+        [build_loss(candidate(t.candidate), t.options, n, start) for t in row]
         for row, n in zip(trained, counts, strict=True)
     ]
     kinds = [candidate(trial.candidate) for trial in trained[0]]

@@ -31,9 +31,13 @@ class Encoder:
             SquashingScaler(),  # outliers are squashed: no single column can swamp the network
         )
         self.fitted = False
+        self.numeric = 0
 
     def __call__(self, numbers: np.ndarray, rest: pl.DataFrame | None) -> np.ndarray:
-        """Features (n, d) float32 of numeric columns (n, …) and of the others."""
+        """Features (n, d) float32 of numeric columns (n, …) and of the others.
+
+        Those with more than two values in the training rows come first; `numeric` counts them.
+        """
         step = "transform" if self.fitted else "fit_transform"
         with warnings.catch_warnings():
             # Unknown categories become zeros and empty columns vanish: what we want.
@@ -43,8 +47,14 @@ class Encoder:
                 if encoded.width:  # every column may have been empty
                     numbers = np.hstack([numbers, encoded.to_numpy().astype(np.float64)])
             matrix = self._vary(step, numbers)
+        if not self.fitted:
+            # Constant columns are gone: whoever has neither end between its ends has two values.
+            low, high = matrix.min(0), matrix.max(0)
+            flags = ((matrix == low) | (matrix == high)).all(0)
+            self.order = np.argsort(flags, kind="stable")
+            self.numeric = int((~flags).sum())
         self.fitted = True
-        return np.ascontiguousarray(matrix, dtype=np.float32)
+        return np.ascontiguousarray(matrix[:, self.order], dtype=np.float32)
 
     def _vary(self, step: str, numbers: np.ndarray) -> np.ndarray:
         try:

@@ -57,7 +57,7 @@ def run_group(data: Data, study: Study, group: Group, tick: Tick | None = None) 
     scoring = study.scoring(data.classes, data.counts().tolist())
     cells: list[Cell] = []
     with _one_thread():
-        for seeds in _of_one_width(group.seeds, prepared):
+        for seeds in _of_one_shape(group.seeds, prepared):
             share, done = len(seeds) / len(group.seeds), len(cells) / len(group.cells)
 
             def advance(part: float, share: float = share, done: float = done) -> None:
@@ -71,13 +71,13 @@ def run_group(data: Data, study: Study, group: Group, tick: Tick | None = None) 
     return sorted(cells, key=lambda cell: order[cell["seed"], cell["candidate"]])
 
 
-def _of_one_width(seeds: Sequence[int], prepared: Mapping[int, Prepared]) -> Iterator[list[int]]:
+def _of_one_shape(seeds: Sequence[int], prepared: Mapping[int, Prepared]) -> Iterator[list[int]]:
     """The seeds with equally many features: categories are learnt per seed, so widths differ."""
 
-    def width(seed: int) -> int:
-        return prepared[seed].width
+    def shape(seed: int) -> tuple[int, int]:
+        return prepared[seed].width, prepared[seed].numeric
 
-    for _, run in groupby(sorted(seeds, key=lambda seed: (width(seed), seed)), key=width):
+    for _, run in groupby(sorted(seeds, key=lambda seed: (shape(seed), seed)), key=shape):
         yield list(run)
 
 

@@ -22,12 +22,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What one seed trains, chooses and is judged on, and the training split's counts (C,)."""
+    """What one seed trains, chooses and is judged on, and the training split's counts (C,).
+
+    The first `numeric` features hold numbers, the others two values each.
+    """
 
     train: Part
     validation: Part
     test: Part
     counts: np.ndarray
+    numeric: int
 
     @property
     def width(self) -> int:
@@ -69,4 +73,4 @@ def _prepare(data: Data, seed: int, validation: float, test: float) -> Prepared:
         parts.append(Part(encoder(data.numbers[rows], rest), data.labels[rows]))
     train, validating, testing = parts
     counts = np.bincount(train.labels, minlength=len(data.classes))
-    return Prepared(train, validating, testing, counts)
+    return Prepared(train, validating, testing, counts, encoder.numeric)

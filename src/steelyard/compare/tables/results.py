@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from steelyard._results import (
     BASELINE,
@@ -59,7 +60,7 @@ def assemble(
     }
     return {
         "schema": SCHEMA,
-        "study": study.to_dict(),
+        "study": _as_run(study, first),
         "data": facts,
         "environment": environment(study.device),
         "scores": score_names(titles),
@@ -71,6 +72,17 @@ def assemble(
         "verdict": verdict_of(study.select, evidence[study.select], entries, titles),
         "failures": failures(rows),
         "times": {"seconds": round(seconds, 3)},
+    }
+
+
+def _as_run(study: Study, first: Prepared) -> dict[str, Any]:
+    """The options, with what the rows decided in the place of None."""
+    shape = study.shape(first.width, first.numeric, len(first.counts))
+    return {
+        **study.to_dict(),
+        **study.budget(len(first.train.labels))._asdict(),
+        "hidden": shape.hidden,
+        "shape": shape.in_words,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,18 +13,23 @@ import torch
 import steelyard as sy
 from steelyard._results import Cell, Results
 from steelyard._text import printable
-from steelyard.compare.machine import check_backend, check_device, free_memory, in_words
+from steelyard.compare.machine import (
+    check_backend,
+    check_device,
+    fitting_workers,
+    free_memory,
+    in_words,
+)
 from steelyard.compare.store import Store
 from steelyard.compare.study import StudyError
 from steelyard.compare.tables.data import Data
 from steelyard.compare.tables.groups import Group, plan_groups, timed_group
 from steelyard.compare.tables.prepare import Prepared, prepare
 from steelyard.compare.tables.results import assemble
-from steelyard.compare.tables.stack import trial_bytes
+from steelyard.compare.tables.shape import Shape
 from steelyard.compare.tables.study import Study
-from steelyard.compare.tables.train import batch_size_for
 
-_LARGEST_GROUP = 96  # trials: on a CPU more gain nothing, and a kill would cost more
+_LARGEST_GROUP = 32  # trials: on a CPU more gain nothing, and a kill would cost more
 _MEMORY_SHARE = 0.25
 
 
@@ -65,7 +71,7 @@ def run_study(
     out: Path | None = None,
     *,
     watcher: Watcher | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
     backend: str = "local",
     address: str | None = None,
 ) -> Results:
@@ -76,7 +82,7 @@ def run_study(
         study: the options.
         out: folder of the store; None keeps nothing.
         watcher: told of progress.
-        workers: processes on this machine.
+        workers: processes on this machine; None takes its cores, as far as memory allows.
         backend: "local", "dask" or "ray".
         address: of the cluster's scheduler.
 
@@ -107,7 +113,13 @@ def run_study(
         missing = [group for group in groups if not cells.keys() >= set(group.cells)]
         if missing:
             store.check_writable()
+            watcher.note(_announcement(study, first))
         watcher.begin(missing, list(cells.values()))
+        if workers is None:
+            each = min(chosen["group"], study.draws * len(study.losses)) * _trial_bytes(
+                study, first
+            )
+            workers = fitting_workers(study.device, each)
         for group, new, seconds in _execute(
             data, study, missing, watcher, workers, backend, address
         ):
@@ -134,26 +146,40 @@ def _group_size(study: Study, first: Prepared) -> int:
     Raises:
         StudyError: not even one candidate's draws fit into memory.
     """
-    rows, features = first.train.features.shape
-    each = trial_bytes(
-        features=features,
-        hidden=study.hidden,
-        classes=len(first.counts),
-        batch=min(rows, study.batch_size or batch_size_for(rows)),
-    )
+    each = _trial_bytes(study, first)
     free = free_memory(study.device)
     fit = max(1, int(_MEMORY_SHARE * free) // each)
     size = study.group or (min(fit, _LARGEST_GROUP) if study.device == "cpu" else fit)
     # A candidate's draws train together, and never more than there are.
     trials = min(max(size, study.draws), study.draws * len(study.losses) * study.seeds)
     if trials * each > free:
+        hidden = _shape(study, first).hidden
         networks = "1 network" if trials == 1 else f"{trials:,} networks"
         raise StudyError(
-            f"{networks} with {features:,} features and {study.hidden:,} hidden units train as "
-            f"one stack, which takes about {in_words(trials * each)} of memory, and "
+            f"{networks} with {first.width:,} features and {hidden:,} hidden units "
+            f"train as one stack, which takes about {in_words(trials * each)} of memory, and "
             f"{in_words(free)} are free; take fewer hidden units, draws or trials in a group"
         )
     return size
+
+
+def _announcement(study: Study, first: Prepared) -> str:
+    """What each training is, said before the first of them."""
+    rows = len(first.train.labels)
+    epochs, batch_size = study.budget(rows)
+    return (
+        f"network: {study.network}, {_shape(study, first).in_words}; a training takes "
+        f"{math.ceil(rows / batch_size) * epochs:,} steps of {batch_size:,} rows"
+    )
+
+
+def _trial_bytes(study: Study, first: Prepared) -> int:
+    rows = len(first.train.labels)
+    return _shape(study, first).trial_bytes(min(rows, study.budget(rows).batch_size))
+
+
+def _shape(study: Study, first: Prepared) -> Shape:
+    return study.shape(first.width, first.numeric, len(first.counts))
 
 
 def _execute(

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from steelyard.compare.scores import Scoring
 from steelyard.compare.study import StudyError
+from steelyard.compare.tables.shape import NETWORKS, Network, Shape
 
 _LARGEST = 10**12
 _MOST_TRAININGS = 10**6
+_STEPS = 1500  # of a training: more rows mean larger batches, then fewer epochs
+_FEWEST_EPOCHS, _MOST_EPOCHS = 5, 60
+
+
+class Budget(NamedTuple):
+    """How long a network trains: passes over the rows, and rows per step."""
+
+    epochs: int
+    batch_size: int
+
+    @property
+    def deferral_epoch(self) -> int:
+        """The epoch from which deferred weights count: 80 % of the way, as published."""
+        return (4 * self.epochs) // 5
 
 
 @dataclass(frozen=True)
@@ -21,9 +37,12 @@ class Study:
         losses: names of the candidates, simplest first.
         seeds: how many times the data is split and every candidate trained.
         draws: hyper-parameter draws that each candidate gets for each seed.
-        epochs: passes over the training rows.
-        hidden: units of the one hidden layer.
-        batch_size: rows per step; None takes about sixteen steps per epoch, within 32 … 4096.
+        epochs: passes over the training rows; None takes what comes to about 1,500 steps, within
+            5 … 60.
+        network: "small" (one hidden layer of 64), "standard" (two of 256, and numbers embedded) or
+            "large" (three of 512, likewise).
+        hidden: units of a hidden layer; None leaves them to the network.
+        batch_size: rows per step; None takes about a 32nd of the rows, within 32 … 512.
         select: the score by which a draw is chosen on the validation rows.
         positive: of two classes, the name of the one that is looked for; None takes the rarer.
         at: the precision at which recall is read, and the recall at which precision is.
@@ -38,8 +57,9 @@ class Study:
     losses: tuple[str, ...]
     seeds: int = 5
     draws: int = 8
-    epochs: int = 60
-    hidden: int = 64
+    epochs: int | None = None
+    network: Network = "standard"
+    hidden: int | None = None
     batch_size: int | None = None
     select: str = "balanced_accuracy"
     positive: str | None = None
@@ -52,15 +72,17 @@ class Study:
     group: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "draws", "epochs", "hidden"):
+        for name in ("seeds", "draws"):
             _require_positive(name, getattr(self, name))
-        for name in ("batch_size", "group"):
+        for name in ("epochs", "hidden", "batch_size", "group"):
             if getattr(self, name) is not None:
                 _require_positive(name, getattr(self, name))
         for name in ("validation", "test"):
             share = getattr(self, name)
             if not 0 < share < 1:
                 raise StudyError(f"{name} is {share}; it is a share of the rows, as in 0.2")
+        if self.network not in NETWORKS:
+            raise StudyError(f"network is {self.network!r}; choose from: {', '.join(NETWORKS)}")
         known = Scoring(2).selectable
         if self.select not in known:
             raise StudyError(f"select is {self.select!r}; choose from: {', '.join(known)}")
@@ -87,10 +109,21 @@ class Study:
         """The seeds themselves."""
         return list(range(self.first_seed, self.first_seed + self.seeds))
 
-    @property
-    def deferral_epoch(self) -> int:
-        """The epoch from which deferred weights count: 80 % of the way, as published."""
-        return (4 * self.epochs) // 5
+    def budget(self, rows: int) -> Budget:
+        """How long a network trains on so many rows."""
+        size = self.batch_size or min(512, max(32, 2 ** round(math.log2(max(rows, 1) / 32))))
+        fitting = _STEPS // math.ceil(rows / size)
+        return Budget(self.epochs or min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, fitting)), size)
+
+    def shape(self, features: int, numeric: int, classes: int) -> Shape:
+        """The network on a table.
+
+        Args:
+            features: columns after encoding.
+            numeric: how many of the first hold numbers.
+            classes: how many.
+        """
+        return Shape.of(self.network, self.hidden, features, numeric, classes)
 
     def scoring(self, classes: Sequence[str], counts: Sequence[int]) -> Scoring:
         """How these data are scored.

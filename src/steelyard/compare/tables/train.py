@@ -91,11 +91,6 @@ def rate_factor(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def batch_size_for(rows: int) -> int:
-    """About sixteen steps per epoch, within 32 … 4096."""
-    return int(min(4096, max(32, 2 ** round(math.log2(max(rows, 1) / 16)))))
-
-
 @dataclass(frozen=True)
 class Plan:
     """How long, and in what order, a stack trains."""
@@ -125,7 +120,7 @@ def train(
         plan: seeds, epochs and batch size.
         after_epoch: called with the epoch and the mean training losses (S, T).
     """
-    optimiser = AdamW(networks.parameters, rate, decay)
+    optimiser = AdamW(networks.tensors, rate, decay)
     per_epoch = math.ceil(rows.labels.shape[1] / plan.batch_size)
     steps = per_epoch * plan.epochs
     for epoch in range(plan.epochs):
@@ -134,7 +129,7 @@ def train(
         for batch in rows.batches(epoch, plan.seeds, plan.batch_size):
             losses = objective(networks.logits(batch.features), batch.labels)
             # Trials share no parameter: the gradient of the sum is each one's own.
-            gradients = torch.autograd.grad(losses.sum(), networks.parameters, allow_unused=True)
+            gradients = torch.autograd.grad(losses.sum(), networks.tensors, allow_unused=True)
             optimiser.step(gradients, rate_factor(optimiser.steps, steps))
             total += losses.detach()
         after_epoch(epoch, total / per_epoch)

@@ -16,7 +16,7 @@ from steelyard.compare.tables.objective import Objective
 from steelyard.compare.tables.prepare import Part, Prepared
 from steelyard.compare.tables.stack import Networks
 from steelyard.compare.tables.study import Study
-from steelyard.compare.tables.train import Plan, Rows, batch_size_for, train
+from steelyard.compare.tables.train import Plan, Rows, train
 
 CURVE_POINTS = 20
 
@@ -86,7 +86,7 @@ def train_stack(
         study: the options.
         scoring: how networks are scored on the validation rows.
         drawn: the trials.
-        prepared: the rows of each seed, all with the same number of features.
+        prepared: the rows of each seed, all with the same number of features, and of numeric ones.
         advance: called with the share of the epochs that is done.
     """
     dtype = getattr(torch, study.dtype)
@@ -95,20 +95,21 @@ def train_stack(
         drawn.seeds,
         len(drawn.trials[0]),
         drawn.linear,
-        (prepared[0].width, study.hidden, classes),
+        study.shape(prepared[0].width, prepared[0].numeric, classes),
         study.device,
         dtype,
     )
     rows = _stacked([part.train for part in prepared], study.device, dtype)
     validation = _stacked([part.validation for part in prepared], study.device, dtype)
     curves = Curves()
-    shown = set(np.linspace(1, study.epochs, min(CURVE_POINTS, study.epochs)).astype(int))
+    epochs, batch_size = study.budget(rows.labels.shape[1])
+    shown = set(np.linspace(1, epochs, min(CURVE_POINTS, epochs)).astype(int))
 
     def after_epoch(epoch: int, losses: Tensor) -> None:
         if epoch + 1 in shown:
             scores = selecting_scores(study.select, scoring, networks, validation)
             curves.add(epoch + 1, losses.cpu().numpy(), scores)
-        advance((epoch + 1) / study.epochs)
+        advance((epoch + 1) / epochs)
 
     def option(name: str) -> Tensor:
         return torch.tensor(drawn.option(name), device=study.device, dtype=dtype)
@@ -119,7 +120,7 @@ def train_stack(
         rows,
         option("learning_rate"),
         option("weight_decay"),
-        Plan(drawn.seeds, study.epochs, study.batch_size or batch_size_for(rows.labels.shape[1])),
+        Plan(drawn.seeds, epochs, batch_size),
         after_epoch,
     )
     return Trained(study, scoring, drawn, prepared, networks, curves, validation)
