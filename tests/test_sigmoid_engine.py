@@ -1,6 +1,8 @@
 """The CPU's engine for cells, where the table does not go: many tiles, memory, many digits."""
 
+import copy
 import gc
+import pickle
 from typing import Any
 
 import pytest
@@ -129,6 +131,31 @@ def test_explain_engine_names_who_does_cells() -> None:
     assert asked.reason == "asked for by name"
     softmax = sy.explain_engine(logits, target, loss=sy.FocalLoss(label_smoothing=0.1))
     assert softmax.engine == "blocked"
+
+
+@pytest.mark.parametrize("row", SIGMOID_TABLE, ids=lambda row: row.id)
+def test_off_the_cpu_no_number_is_looked_at(row: SigmoidRow) -> None:
+    """On "meta" there is none: what runs there does not make an accelerator wait."""
+    logits = torch.randn(6, C, device="meta", requires_grad=True)
+    target = torch.zeros(6, C, dtype=torch.long, device="meta")
+    samples = torch.ones(6, device="meta")
+    for mean_over in row.family.mean_overs:
+        for weight in (WEIGHT, torch.ones(C), 3.0):
+            loss = row.build(weight=weight, pos_weight=weight, mean_over=mean_over)
+            loss(logits, target, samples).backward()
+            assert loss.denominator(target, samples).device.type == "meta"
+    loss.to("meta").half()
+    assert all(b.device.type == "meta" and b.dtype != torch.half for b in loss.buffers())
+
+
+@pytest.mark.parametrize("row", SIGMOID_TABLE, ids=lambda row: row.id)
+def test_a_module_is_pickled_and_copied(row: SigmoidRow) -> None:
+    loss = row.build(weight=WEIGHT, pos_weight={1: 2.0})
+    logits, targets = row.family.make((6,))
+    value = loss(logits, targets["hard"])
+    for other in (pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss)):
+        assert torch.equal(other(logits, targets["hard"]), value)
+        assert repr(other) == repr(loss)
 
 
 @pytest.mark.parametrize("gamma", [2.0, [1.0, 2.0, 0.5, 3.0, 1.5]], ids=str)
