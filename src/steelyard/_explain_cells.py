@@ -89,7 +89,7 @@ class CellExplanation:
 
     loss: str
     reduction: str
-    cells: tuple[Cell | WholePosition, ...]
+    cells: tuple[Any, ...]  # of what has headings, a row, and a contribution
     numerator: float
     denominator: float | None
     result: float | tuple[float, ...]

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard._explain_cells import CellExplanation, explain_cells
+from steelyard._explain_regions import explain_regions
 from steelyard.losses.cells import CellForm, SigmoidLoss, check_cells
 from steelyard.losses.contract import check_sample_weight
 from steelyard.losses.module import Loss
 from steelyard.losses.options import Options
 from steelyard.losses.positions import Form, SoftmaxLoss, check_shapes
+from steelyard.losses.regions import RegionLoss
 from steelyard.schedule import DeferredReweighting
 
 _SHOWN_POSITIONS = 50
@@ -149,8 +151,9 @@ def explain(
     Returns:
         For each position the edited logits, softmax, −log p, tail, class weight, sample weight
         and contribution; of several labels, for each cell its edited logit, p, what it costs if
-        its class is there and if not, weights and contribution. Then numerator, denominator and
-        result.
+        its class is there and if not, weights and contribution; of regions, for each class in each
+        image I, P, T, the ratio, the loss, weight and contribution. Then numerator, denominator
+        and result.
 
     Raises:
         ValueError: probabilities that are negative, NaN, or do not sum to 1, or targets of cells
@@ -167,6 +170,8 @@ def explain(
         loss = loss.current
     if isinstance(loss, SigmoidLoss):
         return explain_cells(loss, logits, target, sample_weight, denominator)
+    if isinstance(loss, RegionLoss):
+        return explain_regions(loss, logits, target, sample_weight, denominator)
     if not isinstance(loss, SoftmaxLoss):
         raise TypeError(f"loss is a {type(loss).__name__}, expected a loss of steelyard")
     check_shapes(logits, target)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steelyard.losses.images import RegionCallOptions, RegionLossOptions
 from steelyard.losses.options import check_number
-from steelyard.losses.regions import Form, RegionLoss, region_loss
+from steelyard.losses.regions import Form, Parts, RegionLoss, region_loss
 
 __all__ = [
     "DiceLoss",
@@ -31,14 +31,8 @@ Weighting = Literal["square", "simple", "uniform"]
 _POWERS = {"square": 2, "simple": 1, "uniform": 0}
 
 
-def _one_minus(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """``1 − numerator / denominator``, where 0/0 is 1 and has no gradient."""
-    nothing = denominator == 0
-    return (1 - numerator / denominator.masked_fill(nothing, 1)).masked_fill(nothing, 0)
-
-
-def _dice(i: Tensor, p: Tensor, t: Tensor, smooth: float) -> Tensor:
-    return _one_minus(2 * i + smooth, p + t + smooth)
+def _dice(i: Tensor, p: Tensor, t: Tensor, smooth: float) -> Parts:
+    return 2 * i + smooth, p + t + smooth
 
 
 def _dice_form(smooth: float, squared: bool) -> Form:
@@ -104,8 +98,8 @@ class DiceLoss(RegionLoss):
         super().__init__(_dice_form(smooth, squared), {**options}, **shown)
 
 
-def _jaccard(i: Tensor, p: Tensor, t: Tensor, smooth: float) -> Tensor:
-    return _one_minus(i + smooth, p + t - i + smooth)
+def _jaccard(i: Tensor, p: Tensor, t: Tensor, smooth: float) -> Parts:
+    return i + smooth, p + t - i + smooth
 
 
 def _jaccard_form(smooth: float) -> Form:
@@ -154,15 +148,8 @@ class JaccardLoss(RegionLoss):
         super().__init__(_jaccard_form(smooth), {**options}, **shown)
 
 
-def _tversky(
-    i: Tensor, p: Tensor, t: Tensor, alpha: float, beta: float, gamma: float, smooth: float
-) -> Tensor:
-    loss = _one_minus(i + smooth, i + alpha * (p - i) + beta * (t - i) + smooth)
-    if gamma == 1:
-        return loss
-    # The derivative of a root is infinite at 0, and rounding may go below: both have none.
-    perfect = loss <= 0
-    return loss.masked_fill(perfect, 1).pow(1 / gamma).masked_fill(perfect, 0)
+def _tversky(i: Tensor, p: Tensor, t: Tensor, alpha: float, beta: float, smooth: float) -> Parts:
+    return i + smooth, i + alpha * (p - i) + beta * (t - i) + smooth
 
 
 def _tversky_form(alpha: float, beta: float, gamma: float, smooth: float) -> Form:
@@ -170,7 +157,8 @@ def _tversky_form(alpha: float, beta: float, gamma: float, smooth: float) -> For
     check_number("beta", beta, 0)
     check_number("gamma", gamma, 0, open_low=True)
     check_number("smooth", smooth, 0)
-    return Form(functools.partial(_tversky, alpha=alpha, beta=beta, gamma=gamma, smooth=smooth))
+    ratio = functools.partial(_tversky, alpha=alpha, beta=beta, smooth=smooth)
+    return Form(ratio, gamma=gamma)
 
 
 def tversky_loss(
@@ -238,14 +226,14 @@ class TverskyLoss(RegionLoss):
         super().__init__(form, {**options}, alpha=alpha, beta=beta, **shown)
 
 
-def _generalized(i: Tensor, p: Tensor, t: Tensor, weight: Tensor, power: int) -> Tensor:
+def _generalized(i: Tensor, p: Tensor, t: Tensor, weight: Tensor, power: int) -> Parts:
     counts = weight > 0
     if power:
         # Relative to the smallest class: the ratio does not change, and 1/T² cannot overflow.
         least = t.masked_fill(~counts, math.inf).amin(-1, keepdim=True).detach()
         relative = least / t.masked_fill(~counts, 1)
         weight = (weight * relative**power).masked_fill(~counts, 0)
-    return _one_minus(2 * (weight * i).sum(-1), (weight * (p + t)).sum(-1))
+    return 2 * (weight * i).sum(-1), (weight * (p + t)).sum(-1)
 
 
 def _generalized_form(weighting: Weighting, absent: str) -> Form:

@@ -41,22 +41,28 @@ SORTED = (
 )
 
 
+Parts = tuple[Tensor, Tensor]
+
+
 class Form(NamedTuple):
-    """What makes a region loss that loss.
+    """What makes a region loss that loss: ``(1 − above / below)^(1/gamma)``.
 
     Attributes:
-        ratio: ``ratio(I, P, T)``, elementwise; None for Lovász's, which knows no sums.
+        ratio: ``ratio(I, P, T)`` gives what is above and below, elementwise; None for Lovász's,
+            which knows no sums.
         weight: class weights (C,), or None.
+        gamma: γ.
         squared: the sums are of squares.
-        joined: ``joined(I, P, T, ω)`` over all classes (…, C) of an image at once, in the place of
+        joined: ``joined(I, P, T, ω)`` of all classes (…, C) of an image at once, in the place of
             ``ratio``; ω is 0 for what does not count.
         others_are_one: names ``weight`` if it came from a dict: classes beyond its end weigh 1.
     """
 
-    ratio: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    ratio: Callable[[Tensor, Tensor, Tensor], Parts] | None = None
     weight: Tensor | None = None
+    gamma: float = 1.0
     squared: bool = False
-    joined: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
+    joined: Callable[[Tensor, Tensor, Tensor, Tensor], Parts] | None = None
     others_are_one: tuple[str, ...] = ()
 
     @property
@@ -87,10 +93,22 @@ class Form(NamedTuple):
 
     def losses(self, sums: Tensor, counts: Tensor) -> Tensor:
         """ℓ of items (N, C), or of images (N, 1) where the classes are joined."""
+        above, below = self.parts(sums, counts)
+        nothing = below == 0  # 0/0 is a loss of 0, and has no gradient
+        loss = (1 - above / below.masked_fill(nothing, 1)).masked_fill(nothing, 0)
+        if self.gamma == 1:
+            return loss
+        # The derivative of a root is infinite at 0, and rounding may go below: both have none.
+        perfect = loss <= 0
+        return loss.masked_fill(perfect, 1).pow(1 / self.gamma).masked_fill(perfect, 0)
+
+    def parts(self, sums: Tensor, counts: Tensor) -> Parts:
+        """What is above and below in the ratio of items (N, C), or of images (N, 1)."""
         both, predicted, true = sums
         if self.joined is not None:
             weight = self.weights(counts.shape[1], sums) * counts
-            return self.joined(both, predicted, true, weight).unsqueeze(1)
+            above, below = self.joined(both, predicted, true, weight)
+            return above.unsqueeze(1), below.unsqueeze(1)
         assert self.ratio is not None
         return self.ratio(both, predicted, true)
 
