@@ -1,7 +1,7 @@
-"""Losses of regions beside MONAI's and a gather-and-scatter formula, checked before they are timed.
+"""Losses of regions beside MONAI's and a formula of gather and scatter, checked, then timed.
 
-``python -m benchmarks.regions [--seconds 20] [--cpu-time]``; with ``--cpu-time``, for a machine that
-others use too, the time is that of this process's one thread.
+``python -m benchmarks.regions [--seconds 20] [--cpu-time]``; with ``--cpu-time``, for a machine
+that others use too, the time is that of this process's one thread.
 """
 
 import argparse
