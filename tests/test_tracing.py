@@ -60,9 +60,10 @@ def summed_gradient(loss: Call) -> Call:
 
 
 def check_make_fx(row: Row, given: tuple[Tensor, ...], mode: str, **options: Any) -> None:
-    traced = summed_gradient(function(row, options))
-    graph = make_fx(traced, tracing_mode=mode)(*given)
-    torch.testing.assert_close(graph(*given), traced(*given))
+    loss = function(row, options)
+    for traced in (loss, summed_gradient(loss)):
+        graph = make_fx(traced, tracing_mode=mode)(*given)
+        torch.testing.assert_close(graph(*given), traced(*given))
 
 
 @each_row
