@@ -144,7 +144,7 @@ def test_off_the_cpu_no_number_is_looked_at(row: SigmoidRow) -> None:
             loss = row.build(weight=weight, pos_weight=weight, mean_over=mean_over)
             loss(logits, target, samples).backward()
             assert loss.denominator(target, samples).device.type == "meta"
-    loss.to("meta").half()
+    loss.half().to("meta")
     assert all(b.device.type == "meta" and b.dtype != torch.half for b in loss.buffers())
 
 
