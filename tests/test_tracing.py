@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from functorch.compile import aot_function, nop
+from region_table import REGIONS
 from table import COUNTS, TABLE, C, Row
+from table_sigmoid import SIGMOID_TABLE
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -213,3 +215,32 @@ def test_logits_and_target_on_two_devices(row: Row) -> None:
     if torch.cuda.is_available():
         with pytest.raises(ValueError, match=text.format("cuda:0")):
             row.build()(logits.cuda(), target)
+
+
+@pytest.mark.parametrize("row", [*SIGMOID_TABLE, *REGIONS], ids=lambda row: row.id)
+def test_the_other_families(row: Any) -> None:
+    logits, targets = row.family.make((4, 3), dtype=torch.float32)
+    batch = torch.export.Dim("batch")
+    for form, target in targets.items():
+        options = row.arguments | row.family.ignoring(form)
+
+        def loss(z: Tensor, t: Tensor, w: Tensor) -> Tensor:
+            return row.function(z, t, **options, weight=w).sum()  # noqa: B023
+
+        given = (logits, target, torch.ones(C))
+        graph = make_fx(loss, tracing_mode="fake")(*given)
+        torch.testing.assert_close(graph(*given), loss(*given))
+        with FakeTensorMode() as mode:
+            leaf = mode.from_tensor(logits).requires_grad_()
+            built = row.build(weight=[1.0] * C)
+            built(leaf, mode.from_tensor(target)).sum().backward()
+            assert leaf.grad is not None
+        with torch.device("meta"):
+            assert type(built).__name__ in repr(row.build(weight=torch.ones(C)))
+        with pytest.raises(ValueError, match="the target is on cpu and the logits are on meta"):
+            row.build()(logits.to("meta"), target)
+    target, module = targets[row.family.forms[0]], row.build()
+    sizes = {"logits": {0: batch}, "target": {0: batch}}
+    exported = torch.export.export(module, (logits, target), dynamic_shapes=sizes).module()
+    fewer = logits[:3], target[:3]
+    torch.testing.assert_close(exported(*fewer), module(*fewer))

@@ -40,21 +40,22 @@ def log_odds(class_counts: ClassCountsLike, total: Total) -> Tensor:
         ValueError: no total, or one below a count.
     """
     counts = as_class_counts(class_counts)
-    total = counts.total if total is None else total
-    if total is None:
+    # As Python's numbers, which whoever traces the loss may look at.
+    out_of: Total = counts._total if total is None else total
+    if out_of is None:
         raise ValueError(
             "class_counts says how often each class is there, but not out of how often: give "
             "total=, the number of positions that were counted, or count the targets with "
             "count_classes(…, multi_label=True)"
         )
-    positives = counts.counts.double()
-    if hasattr(total, "__index__") and not isinstance(total, Tensor):
-        total = [index(cast("SupportsIndex", total))] * len(counts)
-    totals = as_class_counts(total, num_classes=len(counts)).counts.double()
-    if (positives > totals).any():
-        wrong = int((positives > totals).nonzero()[0])
-        raise ValueError(
-            f"total of class {wrong} is {int(totals[wrong])}, but class_counts says that it is "
-            f"there {int(positives[wrong])} times: total counts the positions with and without it"
-        )
-    return (positives.clamp(min=1) / (totals - positives).clamp(min=1)).log()
+    if hasattr(out_of, "__index__") and not isinstance(out_of, Tensor):
+        out_of = [index(cast("SupportsIndex", out_of))] * len(counts)
+    totals = as_class_counts(out_of, num_classes=len(counts))
+    for c, (positives, of) in enumerate(zip(counts, totals, strict=True)):
+        if positives > of:
+            raise ValueError(
+                f"total of class {c} is {of}, but class_counts says that it is there {positives} "
+                "times: total counts the positions with and without it"
+            )
+    there = counts.counts.double()
+    return (there.clamp(min=1) / (totals.counts.double() - there).clamp(min=1)).log()
