@@ -122,3 +122,16 @@ def test_several_labels_of_which_some_are_missing():
         assert moved[recall] > plain[recall] + 0.1
         assert moved[precision] < plain[precision] - 0.1
     assert abs(weighted[area] - plain[area]) < 0.02
+
+
+def test_a_dice_per_image_does_not_see_false_alarms_on_images_without_the_class():
+    printed = printed_by("segmentation_dice.py")
+    per_image, per_batch, both = (
+        numbers_of(row, printed)
+        for row in ("Dice per image", "Dice per batch", "Dice and cross-entropy")
+    )
+    assert min(per_image[0], per_batch[0], both[0]) > 0.9
+    assert per_image[1] > 10
+    assert per_batch[1] < 5
+    assert both[1] < per_image[1] / 2
+    assert "left out" in printed

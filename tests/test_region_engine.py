@@ -125,6 +125,7 @@ def test_memory_is_that_of_the_gradient(shape: tuple[int, ...]) -> None:
     def forget() -> None:
         logits.grad = None
 
-    assert least_peak(lambda: loss(logits, target).backward(), forget) <= 1.25 * size
+    tiles = 4 * 4 * region.SMALLEST  # a few tiles, much beside logits as small as these
+    assert least_peak(lambda: loss(logits, target).backward(), forget) <= 1.1 * size + tiles
     with torch.no_grad():
-        assert least_peak(lambda: loss(logits, target), forget) <= 0.1 * size + 2 * 2**20
+        assert least_peak(lambda: loss(logits, target), forget) <= 0.1 * size + tiles

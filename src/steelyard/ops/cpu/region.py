@@ -29,7 +29,7 @@ from steelyard.ops.region import Masses, Overlap, Sums
 
 # Elements of a tile: it stays in the cache with what is computed from it, and is a part of the
 # logits, beside which it takes little.
-LARGEST, SMALLEST, PART = 2**19, 2**17, 32
+LARGEST, SMALLEST, PART = 2**19, 2**18, 32
 
 
 class Tile(NamedTuple):
