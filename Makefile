@@ -7,7 +7,7 @@ DOCS_OUT ?= docs/_build/html
 
 LOWEST := .venv-lowest/bin
 
-.PHONY: demo test lowest lint types layers check docs pictures notebooks bench clean
+.PHONY: demo test slow lowest lint types layers check docs pictures notebooks bench clean
 
 .venv/demo: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Steelyard needs Python 3.11 or newer; name one with make PYTHON=python3.12")'
@@ -40,7 +40,10 @@ demo: .venv/demo
 	$(BIN)/steelyard compare --out $(DEMO_OUT)
 
 test: .venv/dev
-	$(BIN)/pytest --numprocesses 2
+	$(BIN)/pytest --numprocesses 2 -m 'not slow'
+
+slow: .venv/dev
+	$(BIN)/pytest --numprocesses 2 -m slow --timeout 1800
 
 # What meets most of torch: modules, errors, tracers, PyTorch's own inputs.
 lowest: .venv-lowest/done
