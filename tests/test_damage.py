@@ -165,9 +165,10 @@ def test_a_damaged_cell_is_trained_again(finished, tmp_path):
     with PlainLines(SMALL, said) as watcher:
         results = run_study(load_digits(), SMALL, tmp_path, watcher=watcher)
     assert without_times(results) == finished[1]
-    first, *lines = said.getvalue().splitlines()
+    first, network, *lines = said.getvalue().splitlines()
     assert first.startswith(f"seed 1, focal in {tmp_path / FILE} is damaged: ")
     assert first.endswith("; it is trained again")
+    assert network.startswith("network: standard, 2 hidden layers of 4; ")
     assert lines == [
         "resuming: 5 of 6 were finished before",
         "seed 1: 2 candidates done (6 of 6)",  # not 7
