@@ -49,4 +49,4 @@ def _ignored(problem: CellProblem) -> Tensor | None:
 
 
 # Some ten numbers per cell are alive at once, and all are to stay in the cache.
-ARITHMETIC = Arithmetic(losses, factor=False, scratch=1, smallest=2**16, largest=2**16)
+ARITHMETIC = Arithmetic(losses, factor=False, scratch=1, smallest=2**15, largest=2**15)
