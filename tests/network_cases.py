@@ -1,10 +1,13 @@
 """Small networks and data for the tests of studies with the user's own network."""
 
+import json
+
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from steelyard import compare
 from steelyard.compare.training import methods as known
 from steelyard.compare.training.lines import plan_lines
 from steelyard.compare.training.plan import Plan, Run, cosine, draw_options, read_space
@@ -12,6 +15,8 @@ from steelyard.compare.training.problem import Part, PlainLoop, Problem
 from steelyard.compare.training.targets import read_targets
 
 SPACE = read_space({"learning_rate": (0.02, 0.5, 0.1), "weight_decay": 1e-3}, own_optimizer=True)
+STUDY_SPACE = {"learning_rate": (0.02, 0.5, 0.1), "weight_decay": (1e-5, 1e-2, 5e-4)}
+LOSSES = ["balanced-softmax", "ldam", "ldam-drw", "tau-normalised", "deferred-sampling"]
 
 
 def blobs(rows=60, classes=3, seed=0, dtype=torch.float64, spread=1.0):
@@ -105,3 +110,32 @@ class Keeping:
 def same_parameters(a, b):
     pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
     return all(torch.equal(x, y) for x, y in pairs)
+
+
+def masks(rows=12, classes=4, size=6, seed=0, ignore=255):
+    rng = np.random.default_rng(seed)
+    target = rng.choice(classes, (rows, size, size), p=[0.7, 0.2, 0.07, 0.03])
+    target[:, 0] = ignore
+    images = torch.tensor(target[:, None] + rng.normal(0, 0.7, (rows, 1, size, size))).float()
+    return TensorDataset(images, torch.tensor(target))
+
+
+def study(**given):
+    options = {
+        "train": blobs(150),
+        "test": blobs(90, seed=5),
+        "losses": LOSSES,
+        "head": "3",
+        "optimizer": sgd,
+        "space": STUDY_SPACE,
+        "epochs": 5,
+        "batch_size": 32,
+        "draws": 2,
+        "seeds": 2,
+        "progress": False,
+    }
+    return compare.networks(given.pop("network", network), **options | given)
+
+
+def without_times(found):
+    return json.dumps({k: v for k, v in found.results.items() if k != "times"}, sort_keys=True)

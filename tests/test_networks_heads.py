@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from network_cases import Keeping, blobs, line_of, network, problem_of
-from test_networks_study import study
+from network_cases import Keeping, blobs, line_of, network, problem_of, study
 
 import steelyard as sy
 from steelyard.compare.training import head_only

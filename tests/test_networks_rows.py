@@ -5,7 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from network_cases import Noisy, blobs, part, problem_of
+from network_cases import Noisy, blobs, masks, part, problem_of
+from network_ranks import linear, predicted, score_in_ranks
 from ranks import run_ranks
 from torch import nn
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
@@ -18,14 +19,6 @@ from steelyard.compare.training.evaluation import Marks, Predictions, predict
 from steelyard.compare.training.loading import Loader
 from steelyard.compare.training.ranks import Ranks
 from steelyard.compare.training.targets import class_names, read_targets
-
-
-def masks(rows=12, classes=4, size=6, seed=0, ignore=255):
-    rng = np.random.default_rng(seed)
-    target = rng.choice(classes, (rows, size, size), p=[0.7, 0.2, 0.07, 0.03])
-    target[:, 0] = ignore
-    images = torch.tensor(target[:, None] + rng.normal(0, 0.7, (rows, 1, size, size))).float()
-    return TensorDataset(images, torch.tensor(target))
 
 
 class Labelled(Dataset):
@@ -182,24 +175,6 @@ def test_batches_and_outputs_of_every_form():
         logits_of(torch.zeros(3, 3), y, 3)
 
 
-def linear(classes=3):
-    torch.manual_seed(0)
-    return nn.Linear(4, classes).double()
-
-
-def predicted(data, rows, ranks=Ranks(), net=None, batch_size=7):  # noqa: B008
-    return predict(
-        net or linear(),
-        Loader(data, 0, "test"),
-        rows,
-        "classes",
-        3,
-        batch_size=batch_size,
-        device="cpu",
-        ranks=ranks,
-    )
-
-
 def test_logits_are_those_of_the_rows_in_their_order():
     data, net = blobs(rows=23), linear()
     rows = np.array([5, 2, 22, 9, 0])
@@ -209,10 +184,6 @@ def test_logits_are_those_of_the_rows_in_their_order():
     assert predicted(data, rows, net=net, batch_size=2).logits == pytest.approx(direct)
     again = Predictions.unpacked(predicted(data, rows, net=net).packed())
     assert np.array_equal(again.logits, logits)
-
-
-def score_in_ranks(rows):
-    return predicted(Noisy(blobs(rows=29)), np.arange(rows), Ranks.here()).logits
 
 
 @pytest.mark.parametrize("rows", [23, 2])

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from network_cases import Noisy, blobs, network, problem_of, sgd
+from network_cases import (
+    LOSSES,
+    STUDY_SPACE,
+    Noisy,
+    blobs,
+    masks,
+    network,
+    problem_of,
+    sgd,
+    study,
+    without_times,
+)
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -23,30 +34,6 @@ from steelyard.compare.training.methods import METHODS, choose
 from steelyard.compare.training.plan import draw_options
 from steelyard.compare.training.riders import ridden
 from steelyard.report import render
-
-SPACE = {"learning_rate": (0.02, 0.5, 0.1), "weight_decay": (1e-5, 1e-2, 5e-4)}
-LOSSES = ["balanced-softmax", "ldam", "ldam-drw", "tau-normalised", "deferred-sampling"]
-
-
-def study(**given):
-    options = {
-        "train": blobs(150),
-        "test": blobs(90, seed=5),
-        "losses": LOSSES,
-        "head": "3",
-        "optimizer": sgd,
-        "space": SPACE,
-        "epochs": 5,
-        "batch_size": 32,
-        "draws": 2,
-        "seeds": 2,
-        "progress": False,
-    }
-    return compare.networks(given.pop("network", network), **options | given)
-
-
-def without_times(found):
-    return json.dumps({k: v for k, v in found.results.items() if k != "times"}, sort_keys=True)
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +299,6 @@ def test_tokens_in_dicts_with_padding():
 
 
 def test_masks_with_an_ignored_border():
-    from test_networks_rows import masks
 
     found = compare.networks(
         lambda: nn.Conv2d(1, 4, 3, padding=1),
@@ -390,7 +376,7 @@ def shuffled_study(k):
         test=rows(120),
         losses=["balanced-softmax", "focal", "deferred-weighted"],
         optimizer=sgd,
-        space=SPACE,
+        space=STUDY_SPACE,
         epochs=4,
         batch_size=32,
         draws=2,
@@ -553,7 +539,7 @@ def test_the_users_own_loop_gives_the_same_results(finished):
         test=blobs(90, seed=5),
         losses=LOSSES,
         head="3",
-        space=SPACE,
+        space=STUDY_SPACE,
         epochs=5,
         batch_size=32,
         draws=2,
