@@ -188,3 +188,84 @@ def test_a_scheduler_that_is_not_there_is_one_sentence():
     address = f"tcp://127.0.0.1:{free_port()}"
     with pytest.raises(StudyError, match=f"no Dask scheduler answers at {address}"):
         run_study(DATA, STUDY, backend="dask", address=address)
+
+
+class Ray:
+    """In the place of Ray: its tasks run when they are waited for, the last one first."""
+
+    class exceptions:  # noqa: N801
+        class RayTaskError(Exception):
+            cause: Exception
+
+    def __init__(self, gpus=0):
+        self.gpus, self.running, self.asked = gpus, False, None
+
+    def is_initialized(self):
+        return self.running
+
+    def init(self, address, **_options):
+        if address == "nowhere:1":
+            raise ConnectionError("ray cannot connect\nto nowhere")
+        self.running = True
+
+    def shutdown(self):
+        self.running = False
+
+    def cluster_resources(self):
+        return {"CPU": 2.0} | ({"GPU": float(self.gpus)} if self.gpus else {})
+
+    def put(self, kept):
+        return (kept,)
+
+    def remote(self, num_gpus):
+        self.asked = num_gpus
+
+        def asked_for(work):
+            task = Silence()
+            task.remote = lambda kept, *call: (work, *kept, *call)
+            return task
+
+        return asked_for
+
+    def wait(self, waiting):
+        return waiting[-1:], waiting[:-1]
+
+    def get(self, task):
+        work, *arguments = task
+        try:
+            return work(*arguments)
+        except Exception as error:
+            failed = self.exceptions.RayTaskError()
+            failed.cause = error
+            raise failed from error
+
+
+def on_ray(monkeypatch, ray, work, calls, address=None):
+    monkeypatch.setattr(cluster_module, "import_module", {"ray": ray}.__getitem__)
+    return list(cluster_module.run_parallel(work, 12, calls, 2, "ray", address))
+
+
+@pytest.mark.parametrize("gpus", [0, 3])
+def test_ray_gives_results_as_they_come_in(monkeypatch, gpus):
+    ray = Ray(gpus)
+    assert on_ray(monkeypatch, ray, divmod, [(5,), (7,)]) == [(1, 5), (2, 2)]
+    assert ray.asked == min(1, gpus)
+    assert not ray.running
+
+
+def test_ray_that_runs_already_goes_on(monkeypatch):
+    ray = Ray()
+    ray.running = True
+    assert on_ray(monkeypatch, ray, divmod, [(5,)]) == [(2, 2)]
+    assert ray.running
+
+
+def test_what_goes_wrong_on_ray_is_what_went_wrong(monkeypatch):
+    ray = Ray()
+    with pytest.raises(ZeroDivisionError):
+        on_ray(monkeypatch, ray, divmod, [(0,)])
+    assert not ray.running
+    with pytest.raises(
+        StudyError, match=r"^no Ray cluster answers at nowhere:1 \(ray cannot .*\)$"
+    ):
+        on_ray(monkeypatch, ray, divmod, [(5,)], "nowhere:1")

@@ -1,4 +1,4 @@
-"""Work on several processes or machines, through joblib."""
+"""Work on several processes or machines: through joblib, or as Ray's tasks."""
 
 from __future__ import annotations
 
@@ -35,19 +35,20 @@ def run_parallel(
     """Yield ``work(shared, *call)`` of each call as it comes in, in any order.
 
     What is shared travels once: local processes map its arrays from a file, a Dask cluster keeps
-    a copy on every worker. A Dask worker that dies is replaced by another: its calls run again.
+    a copy on every worker, Ray one on every machine. A worker of theirs that dies is replaced by
+    another: its calls run again.
 
     Raises:
         StudyError: the cluster's library cannot be imported, the cluster cannot be reached, or a
             process here ended before its work was done.
     """
+    if backend == "ray":
+        yield from _on_ray(work, shared, calls, address)
+        return
     with ExitStack() as stack:
         if backend == "dask":
             client = stack.enter_context(_dask_client(address))
             stack.enter_context(joblib.parallel_config("dask", client=client, scatter=[shared]))
-        elif backend == "ray":
-            _connect_ray(address)
-            stack.enter_context(joblib.parallel_config("ray"))
         else:
             stack.enter_context(_processes(workers))
         left = dict(enumerate(calls))
@@ -118,14 +119,36 @@ def _dask_client(address: str | None) -> Any:
         raise StudyError(f"no Dask scheduler answers at {address}") from error
 
 
-def _connect_ray(address: str | None) -> None:
+def _on_ray(
+    work: Callable[..., Result], shared: Any, calls: Sequence[tuple[Any, ...]], address: str | None
+) -> Iterator[Result]:
+    # Ray's own tasks, for its joblib backend cannot give results as they come in.
     try:
-        # By name: ray is no dependency, not even of the type checker.
-        ray, bridge = import_module("ray"), import_module("ray.util.joblib")
+        ray = import_module("ray")  # by name: no dependency, not even of the type checker
     except ImportError as error:
-        raise StudyError(_needs("ray", "ray[default]", error)) from error
-    ray.init(address=address, ignore_reinit_error=True)
-    bridge.register_ray()
+        raise StudyError(_needs("ray", "ray", error)) from error
+    ours = not ray.is_initialized()
+    if ours:
+        try:
+            ray.init(address=address, log_to_driver=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise StudyError(
+                f"no Ray cluster answers at {address} ({first_line(error)})"
+            ) from error
+    try:
+        # Ray hides the GPUs from a task that asks for none.
+        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        task, kept = ray.remote(num_gpus=gpus)(work), ray.put(shared)
+        waiting = [task.remote(kept, *call) for call in calls]
+        while waiting:
+            (ready,), waiting = ray.wait(waiting)
+            try:
+                yield ray.get(ready)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+    finally:
+        if ours:
+            ray.shutdown()
 
 
 def _needs(backend: str, requirement: str, error: ImportError) -> str:
