@@ -88,7 +88,7 @@ def trainings(loop: Train, /, **options: Any) -> Comparison:
             - progress: False trains in silence, and without timing a few steps first
             - forks: False trains every candidate from its first epoch
             - the fields of `Plan`: seeds, draws, tune, epochs, batch_size, micro_batch, select,
-              clip, precision, ignore_index, first_seed, device
+              keep, clip, precision, ignore_index, first_seed, device
 
     Returns:
         A `Comparison`.

@@ -48,6 +48,8 @@ class Plan:
         batch_size: rows per optimiser step, at most.
         micro_batch: rows per forward; None takes the whole step at once.
         select: the score by which a draw is chosen on the validation rows.
+        keep: the network that counts: that of the "last" epoch, or of the "best" by `select` on
+            the validation rows, of equals the latest; the same for every candidate.
         validation: share carved from the training rows; None: a Dataset of its own.
         test: share carved for each seed; None: a Dataset of its own.
         schedule: "cosine" (after a warm-up), "constant", or "own": the user's function.
@@ -67,6 +69,7 @@ class Plan:
     batch_size: int = 128
     micro_batch: int | None = None
     select: str = "balanced_accuracy"
+    keep: Literal["last", "best"] = "last"
     validation: float | None = 0.15
     test: float | None = None
     schedule: str = "cosine"
@@ -92,7 +95,11 @@ class Plan:
             )
         if self.clip is not None and not self.clip > 0:
             raise StudyError(f"clip is {self.clip}; it must be above 0")
-        for name, known in (("tune", ("once", "every")), ("precision", ("float32", "bf16"))):
+        for name, known in (
+            ("tune", ("once", "every")),
+            ("keep", ("last", "best")),
+            ("precision", ("float32", "bf16")),
+        ):
             if getattr(self, name) not in known:
                 raise StudyError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(known)}")
 

@@ -77,7 +77,8 @@ def rehearse(problem: Problem, plan: Plan, course: Course, workers: int) -> Iter
     trial = _rehearsed(problem, plan)
     split = problem.split(plan, plan.first_seed)
     predicted = len(split.validation) + len(split.test)
-    batches = predicted / plan.batch_size
+    looks = plan.epochs * len(split.validation) if plan.keep == "best" else 0
+    batches = (predicted + looks) / plan.batch_size
     epochs = _epochs(plan, course)
     trainings = course.trainings() - len(course.networks())
     seconds = trial.seconds * (epochs * trial.steps_per_epoch + trainings * batches * _FORWARD)

@@ -30,6 +30,7 @@ from steelyard.compare.training.ranks import Ranks
 from steelyard.compare.training.streams import seed_everything, stream
 
 Schedule = Callable[[int, int], float]
+Judge = Callable[[nn.Module], float | None]
 
 
 class DivergedError(ValueError):
@@ -69,6 +70,7 @@ class Trial:
         checkpoint: Path | None = None,
         fork: tuple[Path, bool] | None = None,
         tick: Callable[[float], None] | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.plan, self.method, self.run = plan, method, run
         self.seed, self.draw, self.candidate = run.seed, run.draw, method.name
@@ -98,6 +100,9 @@ class Trial:
         self._fork = None if fork is None else fork[0]
         self._leaves_fork = fork is not None and fork[1]
         self._tick = tick
+        # Scores the network on validation rows after each epoch, where the best one is to count.
+        self._judge = judge
+        self._best: dict[str, Any] = {}
         self._piece: Piece | None = None
         self._epoch = -1
         self._step = 0
@@ -136,6 +141,7 @@ class Trial:
             network.train()
             yield epoch
             self._end(epoch)
+            self._look(network)
             done = epoch + 1
             if self._leaves_fork and done == plan.deferral_epoch and self.ranks.first:
                 self._checkpoint.save(self._state(network, optimizer, done), self._fork)
@@ -145,6 +151,8 @@ class Trial:
                 self.ranks.wait()
             if self._tick is not None:
                 self._tick(done / plan.epochs)
+        if self._best:
+            bare(network).load_state_dict(self._best["network"])
 
     def batches(self, epoch: int) -> Iterator[tuple[Any, Any]]:
         """The (inputs, target) of an epoch, on the device; the same rows for every candidate.
@@ -247,6 +255,14 @@ class Trial:
             raise DivergedError(f"its loss was {mean:g} in epoch {epoch + 1}")
         self.curve.append(mean)
 
+    def _look(self, network: nn.Module) -> None:
+        """Remember the network of this epoch, if none before it was better."""
+        score = None if self._judge is None else self._judge(network)
+        if score is not None and score >= self._best.get("score", -math.inf):
+            state = bare(network).state_dict()
+            kept = {name: held.detach().cpu().clone() for name, held in state.items()}
+            self._best = {"score": score, "network": kept}
+
     def _all_due(self) -> bool:
         return bool(self.ranks.from_first(self._checkpoint.due()))
 
@@ -262,6 +278,7 @@ class Trial:
             "epochs": epochs,
             "step": self._step,
             "curve": list(self.curve),
+            "best": self._best,
         }
 
     def _resumed(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -275,7 +292,7 @@ class Trial:
         optimizer.load_state_dict(state["optimizer"])
         if state["loss"] and self.loss.module is not None:
             self.loss.module.load_state_dict(state["loss"])
-        self._step, self.curve = state["step"], list(state["curve"])
+        self._step, self.curve, self._best = state["step"], list(state["curve"]), state["best"]
         return int(state["epochs"])
 
 

@@ -29,7 +29,7 @@ from steelyard.compare.training.ranks import Ranks
 from steelyard.compare.training.riders import adjustments
 from steelyard.compare.training.statistics import score
 from steelyard.compare.training.streams import restored
-from steelyard.compare.training.trial import DivergedError, Trial, bare
+from steelyard.compare.training.trial import DivergedError, Judge, Trial, bare
 
 Tick = Callable[[Run, float], None]
 
@@ -123,17 +123,23 @@ def _run(
 ) -> Outcome:
     begun = time.monotonic()
     method = problem.method(run.method)
-    trial = new_trial(problem, plan, run, split, ranks, place / f"{run.key}.pt", fork, tick)
+    counts = problem.training.targets.counts(split.train)
+    adjust = _adjustments(problem, plan, run, counts)
+
+    def said_of(network: nn.Module, part: Part, rows: np.ndarray) -> Predictions:
+        return predictions(problem, plan, method, run, network, part, rows, ranks, adjust)
+
+    def judge(network: nn.Module) -> float | None:
+        validation = said_of(network, problem.validating, split.validation)
+        return selecting_score(problem, plan, validation, split.validation)
+
+    checkpoint = place / f"{run.key}.pt"
+    trial = new_trial(problem, plan, run, split, ranks, checkpoint, fork, tick, judge=judge)
     outcome = Outcome(run, "done", None, (), 0.0)
     try:
         network = run_users_loop(problem, trial)
-        adjust = _adjustments(problem, plan, run, trial.class_counts)
-
-        def said_of(part: Part, rows: np.ndarray) -> Predictions:
-            return predictions(problem, plan, method, run, network, part, rows, ranks, adjust)
-
-        validation = said_of(problem.validating, split.validation)
-        test = said_of(problem.testing, split.test)
+        validation = said_of(network, problem.validating, split.validation)
+        test = said_of(network, problem.testing, split.test)
         if problem.kind == "masks" and problem.classes < 255:
             loader = problem.loader(problem.testing, run.seed)
             few = split.test[:IMAGES]
@@ -150,7 +156,7 @@ def _run(
     except (DivergedError, NotFiniteError) as error:
         outcome = replace(outcome, status="failed", reason=f"the training diverged: {error}")
     if ranks.first:
-        (place / f"{run.key}.pt").unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)
     return replace(outcome, curve=tuple(trial.curve), seconds=time.monotonic() - begun)
 
 
@@ -164,6 +170,7 @@ def new_trial(
     fork: tuple[Path, bool] | None = None,
     tick: Tick | None = None,
     kind: type[Trial] = Trial,
+    judge: Judge | None = None,
 ) -> Trial:
     """A trial, ready for the user's loop."""
     method = problem.method(run.method)
@@ -182,6 +189,7 @@ def new_trial(
         checkpoint=checkpoint,
         fork=fork,
         tick=None if tick is None else lambda share: tick(run, share),
+        judge=judge if plan.keep == "best" else None,
     )
 
 
@@ -303,7 +311,7 @@ def run_users_loop(
     try:
         network = problem.train(trial)
         trial.finish()
-    except (StudyError, DivergedError, passing):
+    except (StudyError, DivergedError, NotFiniteError, passing):
         raise
     except Exception as error:
         text = " ".join(str(error).split())
