@@ -1,5 +1,8 @@
 """What ranks and workers do with the user's own network: a new process can import it."""
 
+import io
+from contextlib import redirect_stderr
+
 import numpy as np
 import torch
 from network_cases import (
@@ -12,6 +15,7 @@ from network_cases import (
     network,
     problem_of,
     sgd,
+    study,
 )
 from torch import nn
 
@@ -62,6 +66,14 @@ def trained_parameters(losses, micro=None, batch_size=16):
         for name, model in loop.networks.items()
     }
     return parameters, found
+
+
+def rehearsed_study():
+    """What the study of this rank says before and while it trains."""
+    said = io.StringIO()
+    with redirect_stderr(said):
+        study(losses=["focal"], head=None, draws=1, seeds=1, epochs=1, progress=True)
+    return said.getvalue()
 
 
 def whole_study():

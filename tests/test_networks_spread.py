@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch.nn.functional as F
 from network_cases import network, study, without_times
-from network_ranks import Halting, one, trained_parameters, whole_study
+from network_ranks import Halting, one, rehearsed_study, trained_parameters, whole_study
 from ranks import run_ranks
 from test_compare_cluster import Cluster
 
@@ -73,6 +73,14 @@ def test_ranks_train_what_one_process_trains(ranks, micro):
                 assert abs(a - b).max() < 1e-9
             assert their_scores[name][0] == found[name][0]
             assert their_scores[name][1] == pytest.approx(found[name][1], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_ranks_rehearse_together_and_one_of_them_speaks():
+    first, second = run_ranks(rehearsed_study, 2, timeout=120)
+    assert first.startswith("3 trainings of 1 epochs: 3 losses × 1 draws on the first seed. About ")
+    assert "focal, seed 0, draw 0" in first
+    assert second == ""
 
 
 @pytest.mark.slow

@@ -62,7 +62,9 @@ class _Rehearsed(Trial):
         return True
 
 
-def rehearse(problem: Problem, plan: Plan, course: Course, workers: int) -> Iterator[str]:
+def rehearse(
+    problem: Problem, plan: Plan, course: Course, workers: int, ranks: Ranks
+) -> Iterator[str]:
     """Train a few steps, forget them, and say what the study will take.
 
     Args:
@@ -70,11 +72,12 @@ def rehearse(problem: Problem, plan: Plan, course: Course, workers: int) -> Iter
         plan: the options.
         course: what is already there.
         workers: processes that train at the same time.
+        ranks: those that train one network together; each of them rehearses.
 
     Raises:
         StudyError: what would befall every training: better now than in an hour.
     """
-    trial = _rehearsed(problem, plan)
+    trial = rehearsed(problem, plan, ranks)
     split = problem.split(plan, plan.first_seed)
     predicted = len(split.validation) + len(split.test)
     looks = plan.epochs * len(split.validation) if plan.keep == "best" else 0
@@ -119,11 +122,12 @@ def smallest_difference(problem: Problem, plan: Plan) -> float | None:
     return detectable(math.sqrt(variance / plan.seeds), plan.seeds)
 
 
-def _rehearsed(problem: Problem, plan: Plan) -> _Rehearsed:
+def rehearsed(problem: Problem, plan: Plan, ranks: Ranks) -> _Rehearsed:
+    """A trial of which a few steps were taken."""
     run = Run(BASELINE, plan.first_seed, 0, draw_options(plan, problem.method(BASELINE), 0)[0])
     split = problem.split(plan, plan.first_seed)
     with restored():
-        trial = new_trial(problem, plan, run, split, Ranks(), kind=_Rehearsed)
+        trial = new_trial(problem, plan, run, split, ranks, kind=_Rehearsed)
         assert isinstance(trial, _Rehearsed)
         try:
             run_users_loop(problem, trial, passing=_EnoughError)

@@ -19,12 +19,14 @@ from steelyard.compare.training.lines import Line
 from steelyard.compare.training.plan import Plan, Run
 from steelyard.compare.training.problem import Problem
 from steelyard.compare.training.ranks import Ranks
-from steelyard.compare.training.rehearsal import rehearse
+from steelyard.compare.training.rehearsal import rehearse, rehearsed
 from steelyard.compare.training.results import Facts, assemble
 from steelyard.compare.training.statistics import SCORES
 from steelyard.compare.training.work import Outcome, run_line
 
 CHECKPOINTS = "checkpoints"
+# What the first rank says before all take a few steps; lines, an error or None are the rest.
+_REHEARSE = True
 
 
 class Watcher(Protocol):
@@ -134,8 +136,9 @@ def _lead(
         torch.set_num_threads(chosen["threads"])
         course = Course(plan, problem.methods)
         course.add(store.outcomes())
-        if rehearsal and ranks.number == 1 and len(course.networks()) < course.trainings():
-            for sentence in rehearse(problem, plan, course, workers):
+        if rehearsal and len(course.networks()) < course.trainings():
+            ranks.from_first(_REHEARSE)
+            for sentence in rehearse(problem, plan, course, workers, ranks):
                 watcher.note(sentence)
         watcher.begin(course.trainings(), course.networks())
         folder = None if out is None else out / CHECKPOINTS
@@ -160,6 +163,9 @@ def _follow(problem: Problem, plan: Plan, ranks: Ranks) -> dict[str, Any]:
     while (said := ranks.from_first(None)) is not None:
         if isinstance(said, str):
             raise StudyError(said)
+        if said is _REHEARSE:
+            rehearsed(problem, plan, ranks)
+            continue
         lines, folder, threads = said
         torch.set_num_threads(threads)
         for line in lines:
