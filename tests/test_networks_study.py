@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from network_cases import (
     LOSSES,
     STUDY_SPACE,
-    Noisy,
     blobs,
-    masks,
     network,
     problem_of,
     sgd,
@@ -21,12 +19,12 @@ from network_cases import (
     without_times,
 )
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from steelyard import compare
 from steelyard._results import read_results
 from steelyard.compare.study import StudyError
-from steelyard.compare.training import api, checkpoints, rehearsal, results, work
+from steelyard.compare.training import api, rehearsal, results, work
 from steelyard.compare.training.course import Course
 from steelyard.compare.training.evaluation import Predictions
 from steelyard.compare.training.kept import TrialStore
@@ -234,134 +232,6 @@ def test_a_group_is_never_on_two_sides_of_a_study():
         assert sum(map(len, sides)) == len(set.union(*sides))
 
 
-class Sentences(Dataset):
-    """Tokens of different length, padded by the collate function."""
-
-    def __init__(self, rows, seed=0):
-        rng = np.random.default_rng(seed)
-        self.rows = [torch.tensor(rng.integers(0, 12, rng.integers(4, 9))) for _ in range(rows)]
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, row):
-        tokens = self.rows[row]
-        return {"tokens": tokens, "labels": (tokens == 11).long() + 2 * (tokens == 3).long()}
-
-
-def padded(samples):
-    from torch.nn.utils.rnn import pad_sequence
-
-    tokens = pad_sequence([s["tokens"] for s in samples], batch_first=True)
-    labels = pad_sequence([s["labels"] for s in samples], batch_first=True, padding_value=-100)
-    return {"tokens": tokens, "labels": labels}
-
-
-class Output:
-    def __init__(self, logits):
-        self.logits = logits
-
-
-class Tagger(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed, self.fc = nn.Embedding(12, 8), nn.Linear(8, 3)
-
-    def forward(self, tokens):
-        return Output(self.fc(self.embed(tokens)))
-
-
-def test_tokens_in_dicts_with_padding():
-    found = compare.networks(
-        Tagger,
-        train=Sentences(60),
-        test=Sentences(30, seed=1),
-        losses=["focal", ("mine", lambda z, y: F.cross_entropy(z, y))],
-        space={"learning_rate": (0.01, 0.1, 0.05)},
-        optimizer=sgd,
-        collate=padded,
-        epochs=6,
-        batch_size=8,
-        draws=1,
-        seeds=2,
-        progress=False,
-    ).results
-    assert found["data"]["targets"] == "tokens"
-    assert found["data"]["unit"] == "sequences"
-    by_name = {entry["name"]: entry for entry in found["candidates"]}
-    assert by_name["weighted-cross-entropy"]["scores"]["balanced_accuracy"]["mean"] > 0.9
-    plain, mine = by_name["cross-entropy"], by_name["mine"]
-    assert plain["scores"]["accuracy"]["values"] == mine["scores"]["accuracy"]["values"]
-    matrix = np.array(plain["seeds"][0]["confusion"])
-    assert matrix.sum() == sum(len(row) for row in Sentences(30, seed=1).rows)
-    iou = matrix.diagonal() / (matrix.sum(0) + matrix.sum(1) - matrix.diagonal())
-    assert plain["seeds"][0]["iou"] == pytest.approx(iou.tolist())
-
-
-def test_masks_with_an_ignored_border():
-
-    found = compare.networks(
-        lambda: nn.Conv2d(1, 4, 3, padding=1),
-        train=masks(rows=40),
-        test=masks(rows=20, seed=1),
-        losses=["focal"],
-        ignore_index=255,
-        select="mean_iou",
-        space={"learning_rate": (0.01, 0.1, 0.05)},
-        optimizer=sgd,
-        epochs=2,
-        batch_size=8,
-        draws=1,
-        seeds=2,
-        progress=False,
-    ).results
-    assert found["verdict"]["score"] == "mean_iou"
-    assert [score["name"] for score in found["scores"]][:2] == ["balanced_accuracy", "mean_iou"]
-    for entry in found["candidates"]:
-        for cell in entry["seeds"]:
-            assert np.array(cell["confusion"]).sum() == 20 * 30
-            assert cell["reliability"] == {"count": [], "confidence": [], "accuracy": []}
-        assert len(entry["iou"]) == len(entry["dice"]) == 4
-    read_results(json.loads(json.dumps(found)))
-    page = render(found)
-    assert "IoU and Dice of each class" in page
-    assert "test images" in page
-    images = found["panel"]["images"]
-    assert [image["row"] for image in images] == [0, 1, 2]
-    assert images[0]["predictions"].keys() == {"cross-entropy", "weighted-cross-entropy", "focal"}
-    assert page.count('<img src="data:image/png;base64,') >= 9
-    with pytest.raises(StudyError, match="balanced-sampling needs one class per row"):
-        compare.networks(
-            nn.Identity, train=masks(), test=masks(), losses=["balanced-sampling"], ignore_index=255
-        )
-
-
-def test_a_head_of_a_thousand_classes():
-    def wide():
-        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1000))
-
-    def rows(seed, each):
-        labels = torch.arange(1000).repeat(each)
-        noise = torch.randn(len(labels), 4, generator=torch.Generator().manual_seed(seed))
-        return TensorDataset(noise, labels)
-
-    found = compare.networks(
-        wide,
-        train=rows(0, 3),
-        test=rows(1, 1),
-        losses=["balanced-softmax"],
-        head="2",
-        epochs=1,
-        draws=1,
-        seeds=2,
-        progress=False,
-    ).results
-    assert len(found["candidates"][0]["recall"]) == 1000
-    assert found["candidates"][0]["seeds"][0]["confusion"] == []
-    read_results(json.loads(json.dumps(found)))
-    assert "<h2 id=" in render(found)
-
-
 def shuffled_study(k):
     rng = np.random.default_rng(k)
 
@@ -393,94 +263,6 @@ def test_labels_without_meaning_have_no_winner():
         rows = shuffled_study(k).results["comparisons"]["balanced_accuracy"]
         winners += any(row["judgement"] == "better" for row in rows)
     assert winners <= 1
-
-
-def test_what_cannot_be_asked_is_refused():
-    def refusal(**given):
-        with pytest.raises(StudyError) as caught:
-            study(**given)
-        return str(caught.value)
-
-    assert "there is no loss called 'focall'. Did you mean focal?" in refusal(losses=["focall"])
-    assert "ldam needs a cosine head" in refusal(losses=["ldam"], head=None)
-    assert "tau-normalised needs the last layer" in refusal(losses=["tau-normalised"], head=None)
-    assert "'focal' is in losses twice" in refusal(losses=["focal", ("focal", F.cross_entropy)])
-    assert "expected a name, a callable" in refusal(losses=[3])
-    assert "needs its learning rates" in refusal(space=None)
-    assert "expected low ≤ default ≤ high" in refusal(space={"learning_rate": (1, 2, 3)})
-    assert "space has no 'learning_rate'" in refusal(space={"weight_decay": 0.1})
-    assert "expected (low, high, default)" in refusal(space={"learning_rate": "fast"})
-    assert "there is no option 'epoch'" in refusal(epoch=3)
-    assert "seeds is 0; it must be a whole number" in refusal(seeds=0)
-    assert "select is 'f1'; choose from: balanced_accuracy" in refusal(select="f1")
-    assert "schedule is 'step'; choose from cosine, constant" in refusal(schedule="step")
-    assert "the network has no such layer; its layers are: 0, 1, 2, 3" in refusal(head="fc")
-    assert "head is '1', a ReLU" in refusal(head="1")
-    assert "precision is 'fp16'; choose float32 or bf16" in refusal(precision="fp16")
-    assert "class 3 has no row in train: there are 4 classes" in refusal(num_classes=4)
-    assert "classes has 2 names and there are 3 classes" in refusal(classes=["a", "b"])
-    assert "unaugmented has 9 rows and train has 150" in refusal(unaugmented=blobs(9))
-    assert "device 'cuda:9' cannot be used here" in refusal(device="cuda:9")
-
-
-def test_a_fresh_loss_that_fails_leaves_the_others_in_the_results():
-    def nan_loss(logits, target):
-        return F.cross_entropy(logits, target) * math.nan
-
-    found = study(losses=[nan_loss]).results
-    entry = found["candidates"][-1]
-    assert [cell["status"] for cell in entry["seeds"]] == ["failed", "failed"]
-    assert entry["seeds"][0]["reason"] == "the training diverged: its loss was nan in epoch 1"
-    assert entry["seeds"][1]["reason"] == "no draw of the first seed finished"
-    assert len(found["failures"]) == 2
-    assert found["candidates"][0]["scores"]["accuracy"]["mean"] is not None
-
-
-class BrokenLater(Noisy):
-    """A row that can be read a few times only."""
-
-    looks = 0
-
-    def __getitem__(self, row):
-        type(self).looks += row == 7
-        if self.looks > 20:
-            raise OSError("the disk is gone")
-        return super().__getitem__(row)
-
-
-def test_a_dataset_that_breaks_keeps_what_was_finished(tmp_path, monkeypatch):
-    monkeypatch.setattr(BrokenLater, "looks", 0)
-    data = BrokenLater(blobs(150))
-    with pytest.raises(StudyError) as caught:
-        study(train=data, losses=["focal"], out=tmp_path)
-    assert str(caught.value) == "row 7 of train could not be loaded: OSError: the disk is gone"
-    assert not (tmp_path / "results.json").exists()
-    with TrialStore(tmp_path) as store:
-        assert 0 < len(list(store.outcomes())) < 9
-
-
-def test_a_full_disk_is_one_sentence_and_leaves_the_older_checkpoint(tmp_path, monkeypatch):
-    path = tmp_path / "a.pt"
-    checkpoints.write_state({"epochs": 1}, path)
-
-    def full(state, file):
-        file.write(b"half of it")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(StudyError) as caught:
-        checkpoints.write_state({"epochs": 2}, path)
-    assert str(caught.value).startswith(f"{path} could not be written: No space left on device;")
-    monkeypatch.undo()
-    assert checkpoints.read_state(path) == {"epochs": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    path = tmp_path / "a.pt"
-    path.write_bytes(b"no checkpoint")
-    with pytest.raises(StudyError, match="is no checkpoint that can be read; delete it"):
-        checkpoints.read_state(path)
 
 
 def test_a_rehearsal_says_what_a_study_will_take(capsys):

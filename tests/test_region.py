@@ -8,49 +8,24 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from region_cases import (
+    A_TARGET,
+    WEIGHT,
+    A,
+    both_activations,
+    each_row,
+    each_row_and_engine,
+    forms_of,
+    make,
+    with_sums,
+)
 from region_table import REGIONS, RegionRow
 from table import C
 from torch import Tensor
 
 import steelyard as sy
 
-WEIGHT = torch.tensor([0.3, 1.0, 2.0, 0.0, 5.0], dtype=torch.float64)
 SHAPES = {"N-d1-d2": (3, 3, 4), "N-d": (2, 6), "N": (5,)}
-
-each_row = pytest.mark.parametrize("row", REGIONS, ids=lambda row: row.id)
-each_row_and_engine = pytest.mark.parametrize(
-    ("row", "engine"),
-    [(row, engine) for row in REGIONS for engine in row.family.engines if engine != "auto"],
-    ids=lambda value: getattr(value, "id", value),
-)
-with_sums = pytest.mark.parametrize(
-    "row", [row for row in REGIONS if row.of_sums], ids=lambda row: row.id
-)
-both_activations = pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-
-
-def make(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """Logits, targets by form, and sample weights; class 4 is absent, and 3 in some images."""
-    g = torch.Generator().manual_seed(seed)
-    full = (shape[0], C, *shape[1:])
-    logits = 2 * torch.randn(full, generator=g, dtype=torch.float64)
-    index = torch.randint(0, 4, shape, generator=g)
-    index[0] = index[0].clamp(max=2)
-    index.view(-1)[:2] = 1  # something to ignore
-    share = torch.rand(full, generator=g, dtype=torch.float64).softmax(1)
-    share = share / share.sum(1, keepdim=True)
-    share[:, 4] = 0
-    cells = (torch.rand(full, generator=g) < 0.4).double()
-    cells[:, 4] = 0
-    soft = cells * torch.rand(full, generator=g, dtype=torch.float64)
-    masked = cells.clone()
-    masked.view(-1)[::3] = -1
-    targets = {"index": index, "share": share, "cells": cells, "soft": soft, "masked": masked}
-    return logits, targets, torch.rand(shape, generator=g, dtype=torch.float64)
-
-
-def forms_of(activation: str) -> list[str]:
-    return ["index", "share"] if activation == "softmax" else ["index", "cells", "soft", "masked"]
 
 
 def grad_of(loss: Tensor, logits: Tensor) -> Tensor:
@@ -107,8 +82,6 @@ def test_equals_its_formula(row: RegionRow, engine: str, activation: str, dims: 
             )
 
 
-A = torch.tensor([[[[1.0, -1.0], [-1.0, 1.0]]]], dtype=torch.float64)
-A_TARGET = torch.tensor([[[[1, 0], [1, 1]]]])
 B = torch.tensor([[[-1, 0, 1], [1, 0, -1]], [[0, 0, 0], [0, 0, 0]]], dtype=torch.float64)
 B_TARGET = torch.tensor([[1, 0, 0], [1, 1, 0]])
 
@@ -401,145 +374,6 @@ def test_without_background() -> None:
         torch.testing.assert_close(sy.dice_loss(logits, y, weight=weight), wanted)
 
 
-def refusal(kind: type[Exception], call: Any) -> str:
-    with pytest.raises(kind) as caught:
-        call()
-    return str(caught.value)
-
-
-def test_what_cannot_be_exact_is_refused_with_the_way_out() -> None:
-    y, logits = torch.tensor([[0, 1, 1]]), torch.randn(1, 2, 3)
-    batch, image = sy.DiceLoss(per="batch"), sy.DiceLoss()
-    way_out = (
-        "per='batch' is one ratio over all images, not a sum over parts of them, so no "
-        "denominator makes parts exact: add up loss.statistics(logits, target) over micro-batches "
-        "and ranks, and give the sum to each part, loss(logits, target, totals=…)"
-    )
-    model = torch.nn.Linear(1, 1)
-    assert refusal(ValueError, lambda: batch.denominator(y)) == way_out
-    assert refusal(ValueError, lambda: sy.step_denominator(batch, y)) == way_out
-    assert refusal(ValueError, lambda: sy.ExactMean(batch)) == way_out
-    assert refusal(ValueError, lambda: image(logits, y, totals=torch.ones(3, 2))) == (
-        "statistics and totals are for per='batch'; with per='image' every image stands by itself, "
-        "and denominator= makes parts exact"
-    )
-    assert refusal(ValueError, lambda: image.statistics(logits, y)).startswith("statistics and")
-    sorts = (
-        "LovaszLoss with per='batch' sorts the pixels of all images together, and no sums over "
-        "parts tell their order: only per='image' is exact over micro-batches and ranks"
-    )
-    lovasz = sy.LovaszLoss(per="batch")
-    for call in (
-        lambda: lovasz(logits, y, totals=torch.ones(3, 2)),
-        lambda: lovasz.statistics(logits, y),
-        lambda: lovasz.denominator(y),
-        lambda: sy.ExactMean(lovasz),
-    ):
-        assert refusal(ValueError, call) == sorts
-    assert refusal(ValueError, lambda: batch(logits, y, totals=torch.ones(2, 3))) == (
-        "totals are of shape (2, 3), expected the shape (3, 2) of loss.statistics(logits, target)"
-    )
-    assert refusal(ValueError, lambda: sy.DiceLoss(absent="count").denominator(y)) == (
-        "absent='count' counts every class, and class indices do not tell how many there are: "
-        "give the loss weight=torch.ones(C)"
-    )
-    assert model is not None
-
-
-def test_integers_that_may_be_either_are_refused() -> None:
-    loss = sy.DiceLoss(activation="sigmoid")
-    text = refusal(ValueError, lambda: loss.denominator(torch.ones(2, 3, 4, dtype=torch.long)))
-    assert text == (
-        "a target of integers, shape (2, 3, 4), may be class indices, or 0 and 1 for each class: "
-        "here give what is 0 and 1 as target.bool() or target.float(), class indices as "
-        "F.one_hot(target, C).movedim(-1, 1).bool()"
-    )
-
-
-def test_bad_input_is_told_how_to_mend() -> None:
-    one, three = torch.randn(2, 1, 4), torch.randn(2, 3, 4)
-    mask = torch.ones(2, 4, dtype=torch.long)
-    sigmoid = {"activation": "sigmoid"}
-    assert refusal(ValueError, lambda: sy.dice_loss(one, mask)) == (
-        "logits of shape (2, 1, 4) have one class, and the softmax of one is 1 everywhere: use "
-        "activation='sigmoid'"
-    )
-    assert refusal(ValueError, lambda: sy.dice_loss(one, mask, **sigmoid)) == (
-        "target has shape (2, 4) and logits (2, 1, 4): with activation='sigmoid' expected a target "
-        "of the logits' shape, or class indices of shape (2, 4): use target.unsqueeze(1)"
-    )
-    assert refusal(ValueError, lambda: sy.dice_loss(three, mask.float(), **sigmoid)).endswith(
-        "class indices of shape (2, 4): class indices are integers, use target.long()"
-    )
-    assert refusal(ValueError, lambda: sy.dice_loss(one, 255 * mask.unsqueeze(1), **sigmoid)) == (
-        "target[0, 0, 0] is 255: a target of the logits' shape is 0 or 1 for each class, or "
-        "ignore_index=-100"
-    )
-    assert refusal(IndexError, lambda: sy.dice_loss(three, 3 * mask, **sigmoid)).startswith(
-        "target[0, 0] is 3, outside [0, C) with C = 3 classes"
-    )
-    assert "negative" not in refusal(ValueError, lambda: sy.DiceLoss(smooth=-1))
-    assert refusal(ValueError, lambda: sy.DiceLoss(per="class")) == (
-        "per='class' is not known: choose one of 'image', 'batch'"
-    )
-    assert refusal(ValueError, lambda: sy.GeneralizedDiceLoss(absent="count")) == (
-        "absent='count' with weighting='square' would divide by the size of a class that is "
-        "absent, which is 0: use absent='skip', or weighting='uniform'"
-    )
-    assert refusal(TypeError, lambda: sy.DiceLoss(activation="sigmoid", ignore_index="x")) == (
-        "ignore_index='x' is not a number: give the target of pixels to ignore, by default -100"
-    )
-    text = refusal(TypeError, lambda: sy.DiceLoss(include_background=False))
-    assert text.startswith(
-        "DiceLoss() has no keyword 'include_background': weight={0: 0} leaves class 0 out. Its "
-        "keywords are smooth, squared, weight, ignore_index"
-    )
-
-
-def test_a_sum_of_losses_refuses_what_it_cannot_do() -> None:
-    y, logits = torch.tensor([[0, 1, 1]]), torch.randn(1, 2, 3)
-    loss = sy.CompoundLoss([(1, sy.CrossEntropyLoss()), (2, sy.DiceLoss())])
-    assert refusal(ValueError, lambda: sy.ExactMean(loss)) == (
-        "CompoundLoss adds means with denominators of their own, and gradients that are added "
-        "cannot be divided by several numbers: give every call "
-        "denominator=step_denominator(loss, targets)"
-    )
-    assert refusal(ValueError, lambda: loss(logits, y, totals=torch.ones(3, 2))) == (
-        "statistics and totals are for per='batch', and no part has it"
-    )
-    assert refusal(ValueError, lambda: loss(logits, y, denominator=torch.ones(3))) == (
-        "denominator has 3 numbers, but the loss has 2 parts: give loss.denominator(target), or "
-        "one number for all"
-    )
-    batch = sy.DiceCELoss(per="batch")
-    totals = batch.statistics(logits, y)
-    assert refusal(ValueError, lambda: batch(logits, y, denominator=torch.ones(2))).startswith(
-        "DiceCELoss has a part with per='batch' is one ratio over all images"
-    )
-    assert refusal(ValueError, lambda: batch(logits, y, totals=totals)) == (
-        "totals make the part with per='batch' exact, and the others want theirs: give "
-        "denominator=step_denominator(loss, targets) too"
-    )
-    two = sy.CompoundLoss([(1, sy.DiceLoss(per="batch")), (1, sy.JaccardLoss(per="batch"))])
-    assert refusal(ValueError, lambda: two.statistics(logits, y)) == (
-        "2 parts have per='batch', each with totals of its own: call them one by one, and add "
-        "what they give"
-    )
-    assert refusal(TypeError, lambda: sy.CompoundLoss([sy.DiceLoss()])) == (
-        "a part is DiceLoss(), expected a pair (factor, loss), such as (1.0, sy.DiceLoss())"
-    )
-    assert refusal(TypeError, lambda: sy.CompoundLoss([(1, torch.nn.MSELoss())])) == (
-        "a part is (int, MSELoss), expected a number and a loss of steelyard"
-    )
-    assert refusal(ValueError, lambda: sy.CompoundLoss([])) == (
-        "there are no parts: give pairs (factor, loss)"
-    )
-    assert refusal(ValueError, lambda: sy.DiceCELoss(reduction="none")) == (
-        "CrossEntropyLoss has reduction='none', and losses of positions and of regions have no "
-        "common shape: give the parts reduction='mean' or 'sum'"
-    )
-
-
 def test_a_sum_of_losses_of_any_family() -> None:
     logits, targets, samples = make((3, 4))
     cells = targets["cells"]
@@ -556,28 +390,3 @@ def test_a_sum_of_losses_of_any_family() -> None:
         found, torch.stack([part.denominator(cells, samples) for _, part in parts])
     )
     torch.testing.assert_close(loss(logits, cells, samples, denominator=found), wanted)
-
-
-def test_a_dice_by_hand() -> None:
-    worked = sy.explain(sy.DiceLoss(activation="sigmoid"), A, A_TARGET)
-    assert str(worked).splitlines() == [
-        "DiceLoss(activation='sigmoid')",
-        "item  I         P         T         ratio                loss      weight  contribution",
-        "0, 0  1.731059  2.000000  3.000000  3.462117 / 5.000000  0.307577  1       0.307577",
-        "",
-        "mean = (0.307577) / 1 = 0.307577 / 1 = 0.307577",
-    ]
-
-
-@each_row
-@both_activations
-def test_every_value_is_explained(row: RegionRow, activation: str) -> None:
-    logits, targets, samples = make((3, 4))
-    for form, reduction in itertools.product(forms_of(activation), ("mean", "sum", "none")):
-        loss = row.build(activation=activation, weight=WEIGHT, reduction=reduction, ignore_index=-1)
-        worked = sy.explain(loss, logits, targets[form], samples)
-        assert worked._repr_html_().count("<tr>") == len(worked.cells) + 1
-        assert worked.to_dict()["reduction"] == reduction
-        value = loss(logits, targets[form], samples)
-        found = torch.tensor(worked.result, dtype=torch.float64).view(value.shape)
-        torch.testing.assert_close(found, value)
