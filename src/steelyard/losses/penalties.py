@@ -10,41 +10,41 @@ import torch
 from torch import Tensor
 
 from steelyard.losses import tails
-from steelyard.ops import Penalty
+from steelyard.ops import Penalty, Probability, Spare
 
 _LOG2E = math.log2(math.e)
 
 
-def _power(minus_log: Tensor, gamma: float | Tensor) -> Tensor:
+def _power(minus_log: Tensor, gamma: float | Tensor, spare: Spare) -> Tensor:
     """``m^γ`` from −log m, which need not be finite."""
+    memory = next(spare, None)
     if isinstance(gamma, Tensor):  # 0 · ∞ would be NaN
-        minus_log = minus_log.clamp(max=torch.finfo(minus_log.dtype).max / 2**10)
-        return (minus_log * gamma).mul_(-_LOG2E).exp2_()
-    return torch.mul(minus_log, -gamma * _LOG2E).exp2_()
+        largest = torch.finfo(minus_log.dtype).max / 2**10
+        power = torch.clamp(minus_log, max=largest, out=memory).mul_(gamma).mul_(-_LOG2E)
+    else:
+        power = torch.mul(minus_log, -gamma * _LOG2E, out=memory)
+    return power.exp2_()
 
 
-def _likelihood(
-    nll: Tensor, other: Tensor, miss: Tensor, right: Tensor, parameter: None
-) -> tuple[Tensor, Tensor]:
-    del other, right, parameter
-    return nll, miss
+def _likelihood(p: Probability, parameter: None, spare: Spare) -> tuple[Tensor, Tensor]:
+    del parameter, spare
+    return p.nll, p.miss
 
 
-def _focal(
-    nll: Tensor, other: Tensor, miss: Tensor, right: Tensor, gamma: float | Tensor
-) -> tuple[Tensor, Tensor]:
+def _focal(p: Probability, gamma: float | Tensor, spare: Spare) -> tuple[Tensor, Tensor]:
     """``m^γ · nll`` and ``m^γ · (m + γ p nll)``."""
     if not isinstance(gamma, Tensor) and gamma == 0:
-        return nll, miss
-    if not isinstance(gamma, Tensor) and gamma in (1, 2):
-        power = miss if gamma == 1 else miss * miss
+        return p.nll, p.miss
+    if not isinstance(gamma, Tensor) and gamma in (1, 2, 3):
+        power = torch.pow(p.miss, gamma, out=next(spare, None))
     else:
-        power = _power(other, gamma)
+        power = _power(p.other, gamma, spare)
     if isinstance(gamma, Tensor):
-        slope = (right * nll).mul_(gamma).add_(miss)
+        slope = torch.mul(p.right, p.nll, out=next(spare, None)).mul_(gamma).add_(p.miss)
     else:
-        slope = torch.addcmul(miss, right, nll, value=gamma)
-    return nll * power, slope.mul_(power)
+        slope = torch.addcmul(p.miss, p.right, p.nll, value=gamma, out=next(spare, None))
+    slope.mul_(power)
+    return power.mul_(p.nll), slope
 
 
 def _focal_poly_value(log_p: Tensor, parameters: tuple[float, float]) -> Tensor:
@@ -54,12 +54,13 @@ def _focal_poly_value(log_p: Tensor, parameters: tuple[float, float]) -> Tensor:
 
 
 def _focal_poly(
-    nll: Tensor, other: Tensor, miss: Tensor, right: Tensor, parameters: tuple[float, float]
+    p: Probability, parameters: tuple[float, float], spare: Spare
 ) -> tuple[Tensor, Tensor]:
     gamma, epsilon = parameters
-    value, slope = _focal(nll, other, miss, right, gamma)
-    more = _power(other, gamma + 1).mul_(epsilon)  # ε m^(γ+1)
-    return value + more, torch.addcmul(slope, more, right, value=gamma + 1)
+    more = _power(p.other, gamma + 1, spare).mul_(epsilon)  # ε m^(γ+1)
+    value, slope = _focal(p, gamma, spare)
+    value = torch.add(value, more, out=next(spare, None))
+    return value, torch.addcmul(slope, more, p.right, value=gamma + 1, out=more)
 
 
 def _shifted_value(log_p: Tensor, parameters: tuple[float, float]) -> Tensor:
@@ -72,37 +73,35 @@ def _shifted_value(log_p: Tensor, parameters: tuple[float, float]) -> Tensor:
 
 
 def _shifted(
-    nll: Tensor, other: Tensor, miss: Tensor, right: Tensor, parameters: tuple[float, float]
+    p: Probability, parameters: tuple[float, float], spare: Spare
 ) -> tuple[Tensor, Tensor]:
     """With m' = max(m − clip, 0): ``m'^γ · c`` with c = −log(1 − m'), and its derivative by m'.
 
     That is ``m'^(γ−1) · (γ c + m' / (1 − m'))``, times ``m · p``.
     """
-    del nll, other
     gamma, clip = parameters
-    left = (miss - clip).relu_()
-    rest = right + clip  # 1 − m', where anything is left
-    cost = left.neg().log1p_().neg_()
+    left = torch.sub(p.miss, clip, out=next(spare, None)).relu_()
+    rest = torch.add(p.right, clip, out=next(spare, None))  # 1 − m', where anything is left
+    cost = torch.neg(left, out=next(spare, None)).log1p_().neg_()
     if clip < 0.01:  # log1p would have lost digits where m' is nearly 1
         cost = torch.where(left < 0.5, cost, -rest.log())
-    if gamma == 0:
-        slope = torch.div(miss, rest).mul_(right)
-        return cost, slope.masked_fill_(left <= 0, 0)
-    before = _whole_power(left, gamma - 1)
-    slope = torch.div(left, rest).add_(cost, alpha=gamma).mul_(before)
-    return cost * before * left, slope.mul_(miss).mul_(right)
+    slope = torch.div(left if gamma else p.miss, rest, out=rest)
+    if gamma:
+        slope.add_(cost, alpha=gamma)
+        cost.mul_(left)
+        before = _whole_power_(left, gamma - 1)
+        return cost.mul_(before), slope.mul_(before).mul_(p.miss).mul_(p.right)
+    return cost, slope.mul_(p.right).masked_fill_(left <= 0, 0)
 
 
-def _whole_power(miss: Tensor, gamma: float) -> Tensor:
-    """``m^γ``, by multiplication where γ is a small whole number; 0 at m = 0 for γ < 0 too."""
-    if gamma == 0:
-        return torch.ones_like(miss)
-    if gamma == 1:
-        return miss
-    if gamma in (2, 3, 4):
-        square = miss * miss
-        return square if gamma == 2 else square * (miss if gamma == 3 else square)
-    return miss.clamp(min=torch.finfo(miss.dtype).tiny).pow_(gamma).masked_fill_(miss <= 0, 0)
+def _whole_power_(miss: Tensor, gamma: float) -> Tensor:
+    """``m^γ`` in its place, and 0 at m = 0 for γ < 0 too."""
+    if gamma in (0, 1, 2, 3):  # fills and multiplications
+        return miss.pow_(gamma)
+    if gamma == 4:
+        return miss.square_().square_()
+    nothing = miss <= 0
+    return miss.clamp_(min=torch.finfo(miss.dtype).tiny).pow_(gamma).masked_fill_(nothing, 0)
 
 
 def _hill_value(log_p: Tensor, bound: float) -> Tensor:
@@ -110,13 +109,11 @@ def _hill_value(log_p: Tensor, bound: float) -> Tensor:
     return (bound - miss) * miss.square()
 
 
-def _hill(
-    nll: Tensor, other: Tensor, miss: Tensor, right: Tensor, bound: float
-) -> tuple[Tensor, Tensor]:
-    del nll, other
-    square = miss * miss
-    slope = torch.addcmul(miss.mul(2 * bound), miss, miss, value=-3)
-    return (bound - miss).mul_(square), slope.mul_(miss).mul_(right)
+def _hill(p: Probability, bound: float, spare: Spare) -> tuple[Tensor, Tensor]:
+    square = torch.square(p.miss, out=next(spare, None))
+    slope = torch.mul(p.miss, 2 * bound, out=next(spare, None)).sub_(square, alpha=3)
+    value = torch.sub(bound, p.miss, out=next(spare, None)).mul_(square)
+    return value, slope.mul_(p.miss).mul_(p.right)
 
 
 likelihood = Penalty(tails.cross_entropy.value, _likelihood)

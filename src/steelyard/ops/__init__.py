@@ -33,7 +33,15 @@ from steelyard.ops.problem import (
     select,
 )
 from steelyard.ops.region import Masses, Overlap, Sums, covered, masses
-from steelyard.ops.sigmoid import CellProblem, Penalty, RankProblem, Rebalance, Side
+from steelyard.ops.sigmoid import (
+    CellProblem,
+    Penalty,
+    Probability,
+    RankProblem,
+    Rebalance,
+    Side,
+    Spare,
+)
 from steelyard.ops.softmax import CROSS_ENTROPY, SoftmaxProblem, Tail
 
 __all__ = [
@@ -44,12 +52,14 @@ __all__ = [
     "Masses",
     "Overlap",
     "Penalty",
+    "Probability",
     "Problem",
     "RankProblem",
     "Rebalance",
     "Reduction",
     "Side",
     "SoftmaxProblem",
+    "Spare",
     "Sums",
     "Tail",
     "along_classes",

@@ -87,7 +87,9 @@ def _value_and_gradient(logits: Tensor, problem: CellProblem) -> tuple[Tensor, T
     ignored = kept.logical_not() if kept.ndim else None
     z = logits.to(dtype) if ignored is None else logits.to(dtype).masked_fill(ignored, 0)
     z, largest = problem.edited(z, None), largest_logit(dtype)
-    there, absent = problem.counted(ignored, dtype)
+    present = problem.target.to(dtype)
+    present = present if ignored is None else present.masked_fill(ignored, 0)
+    there, absent = problem.counted(present, ignored, iter(()))
     value, gradient = both_sides(problem, z.clamp(-largest, largest), there, absent)
     return value.masked_fill(z.isinf() & (value > largest**0.5), math.inf), gradient
 

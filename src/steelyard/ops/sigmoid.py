@@ -1,7 +1,7 @@
 """The sigmoid family: each class of each position is a cell, there or not there by itself."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,18 +14,49 @@ from steelyard.ops.problem import Problem, along_classes, compute_dtype, scaled
 _LOG2E = math.log2(math.e)
 
 
+Spare = Iterator[Tensor]
+"""Memory of the cells' shape, for ``out=next(spare, None)``: where it is used up, it is fresh."""
+
+
+class Probability(NamedTuple):
+    """−log p, −log(1 − p), 1 − p and p of a logit, each with all its digits.
+
+    Powers of two and sigmoids are the fastest functions that torch has on the CPU; a logarithm
+    costs as much as five multiplications, and a power more. Here is one, and m^γ is
+    2^(γ log2 m), of a logarithm that is there.
+    """
+
+    nll: Tensor
+    other: Tensor
+    miss: Tensor
+    right: Tensor
+
+    @classmethod
+    def of(cls, logit: Tensor, spare: Spare) -> "Probability":
+        """Those of a finite logit."""
+        small = torch.abs(logit, out=next(spare, None)).mul_(-_LOG2E).exp2_().log1p_()
+        nll = torch.clamp(logit, max=0, out=next(spare, None))
+        nll = torch.sub(small, nll, out=nll)
+        other = torch.clamp(logit, min=0, out=next(spare, None)).add_(small)
+        miss = torch.neg(logit, out=small).sigmoid_()
+        return cls(nll, other, miss, torch.sigmoid(logit, out=next(spare, None)))
+
+    def turned(self) -> "Probability":
+        """Those of minus the logit."""
+        return Probability(self.other, self.nll, self.right, self.miss)
+
+
 class Penalty(NamedTuple):
     """What a cell costs by p, the probability of being right; elementwise.
 
     Attributes:
         value: ``value(log_p, parameter)``, in operations that autograd differentiates to any order.
-        with_slope: ``with_slope(nll, other, miss, right, parameter)``: the value, and its
-            derivative by the logit that speaks for the wrong side; from −log p, −log(1 − p), 1 − p
-            and p, each with all its digits. It changes none of them.
+        with_slope: ``with_slope(p, parameter, spare)``: the value, and its derivative by the logit
+            that speaks for the wrong side. It changes nothing of p.
     """
 
     value: Callable[[Tensor, Any], Tensor]
-    with_slope: Callable[[Tensor, Tensor, Tensor, Tensor, Any], tuple[Tensor, Tensor]]
+    with_slope: Callable[[Probability, Any, Spare], tuple[Tensor, Tensor]]
 
 
 class Side(NamedTuple):
@@ -170,30 +201,30 @@ class CellProblem(Problem):
             found = weight if found is None else found * weight
         return found
 
-    def counted(self, ignored: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def counted(
+        self, present: Tensor, ignored: Tensor | None, spare: Spare
+    ) -> tuple[Tensor, Tensor]:
         """What each side of every cell counts, weights and all; 0 where ignored.
 
         Args:
+            present: t in the dtype of the computation, 0 where ignored; what is ignored may change.
             ignored: which cells do not count, or None for none.
-            dtype: of the computation.
+            spare: for the results.
         """
-        target = self.target.to(dtype)
-        present = target if ignored is None else target.masked_fill(ignored, 0)
-        there = present
+        there, weight = present, self.cell_weight(present)
         if isinstance(self.smoothing, Tensor) or self.smoothing:
-            there = present * (1 - self.smoothing) + self.smoothing / 2
-        absent = 1 - there
-        if self.pos_weight is not None:
-            there = there * along_classes(self.pos_weight, there)
-        if isinstance(self.positive.factor, Tensor) or self.positive.factor != 1:
-            there = there * self.positive.factor_along(there)
-        if isinstance(self.negative.factor, Tensor) or self.negative.factor != 1:
-            absent = absent * self.negative.factor_along(absent)
-        weight = self.cell_weight(present)
-        if weight is not None:
-            there, absent = there * weight, absent * weight
+            there = torch.mul(present, 1 - self.smoothing, out=next(spare, None))
+            there.add_(self.smoothing / 2)
+        absent = torch.sub(1, there, out=next(spare, None))
+        positive = None if self.pos_weight is None else along_classes(self.pos_weight, present)
+        factor = _product(positive, self.positive.factor_along(present), weight)
+        if factor is not None:
+            there = torch.mul(there, factor, out=next(spare, None))
+        factor = _product(self.negative.factor_along(present), weight)
+        if factor is not None:
+            absent.mul_(factor)
         if ignored is not None:
-            there, absent = there.masked_fill(ignored, 0), absent.masked_fill(ignored, 0)
+            there, absent = there.masked_fill_(ignored, 0), absent.masked_fill_(ignored, 0)
         return there, absent
 
     def _parts(self, logits: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -213,31 +244,22 @@ def _as_far_as(share: Tensor, side: Side, u: Tensor) -> Tensor:
     return share * cost.masked_fill((share == 0) & cost.isinf(), 0)  # the share keeps a derivative
 
 
-class _Sigmoid(NamedTuple):
-    """−log p, −log(1 − p), 1 − p and p of a logit u, each with all its digits.
-
-    Powers of two and sigmoids are the fastest functions that torch has on the CPU; a logarithm
-    costs as much as twenty multiplications, and a power more. Here is one, and m^γ is
-    2^(γ log2 m), of a logarithm that is there.
-    """
-
-    nll: Tensor
-    other: Tensor
-    miss: Tensor
-    right: Tensor
-
-    @classmethod
-    def of(cls, u: Tensor) -> "_Sigmoid":
-        small = u.abs().mul_(-_LOG2E).exp2_().log1p_()
-        nll = small - u.clamp(max=0)
-        return cls(nll, small + u.clamp(min=0), torch.sigmoid(-u), torch.sigmoid(u))
-
-    def turned(self) -> "_Sigmoid":
-        return _Sigmoid(self.other, self.nll, self.right, self.miss)
+def _product(*factors: float | Tensor | None) -> float | Tensor | None:
+    """The product of what is not 1, small ones first; None where all is."""
+    found: float | Tensor | None = None
+    for factor in factors:
+        if isinstance(factor, Tensor) or factor not in (None, 1):
+            found = factor if found is None else found * factor
+    return found
 
 
 def both_sides(
-    problem: CellProblem, z: Tensor, there: Tensor, absent: Tensor, out: Tensor | None = None
+    problem: CellProblem,
+    z: Tensor,
+    there: Tensor,
+    absent: Tensor,
+    out: Tensor | None = None,
+    memory: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """The losses of cells and their derivative by the edited logits, written out.
 
@@ -247,25 +269,32 @@ def both_sides(
         there: what the side of a class that is there counts, as :meth:`CellProblem.counted` has it.
         absent: what the other side counts.
         out: for the derivative.
+        memory: for the losses and all that leads to them; what it does not hold is fresh.
     """
     positive, negative = problem.positive, problem.negative
-    seen = _Sigmoid.of(_logit(positive, z))
-    value, slope = positive.penalty.with_slope(*seen, positive.parameter_along(z))
-    plain = (positive.scale, positive.margin) == (negative.scale, negative.margin) == (1, 0)
-    unseen = seen.turned() if plain else _Sigmoid.of(_logit(negative, z.neg()))
-    cost, steep = negative.penalty.with_slope(*unseen, negative.parameter_along(z))
-    gradient = absent * steep if out is None else torch.mul(absent, steep, out=out)
-    if negative.scale != 1:
-        gradient.mul_(negative.scale)
-    gradient.addcmul_(there, slope, value=-positive.scale)
-    return (there * value).addcmul_(absent, cost), gradient
+    losses, memory = next(iter(memory), None), memory[1:]
+    spare = iter(memory)
+    p = Probability.of(_logit(z, positive.scale, positive.margin, spare), spare)
+    left = tuple(spare)
+    value, slope = positive.penalty.with_slope(p, positive.parameter_along(z), iter(left))
+    losses = torch.mul(there, value, out=losses)
+    gradient = torch.mul(there, slope, out=out).mul_(-positive.scale)
+    if (positive.scale, positive.margin) == (negative.scale, negative.margin) == (1, 0):
+        p = p.turned()
+    else:
+        spare = iter(memory)
+        p = Probability.of(_logit(z, -negative.scale, negative.margin, spare), spare)
+        left = tuple(spare)
+    value, slope = negative.penalty.with_slope(p, negative.parameter_along(z), iter(left))
+    losses.addcmul_(absent, value)
+    return losses, gradient.addcmul_(absent, slope, value=negative.scale)
 
 
-def _logit(side: Side, u: Tensor) -> Tensor:
+def _logit(z: Tensor, scale: float, margin: float, spare: Spare) -> Tensor:
     """The logit of being right on this side."""
-    if side.scale == 1 and side.margin == 0:
-        return u
-    return u * side.scale - side.margin
+    if scale == 1 and margin == 0:
+        return z
+    return torch.mul(z, scale, out=next(spare, None)).sub_(margin)
 
 
 def largest_logit(dtype: torch.dtype) -> float:

@@ -16,22 +16,27 @@ from steelyard.ops.sigmoid import CellProblem, both_sides, largest_logit
 
 def losses(problem: CellProblem, logits: Tensor, room: Room) -> tuple[Tensor, Tensor]:
     """A tile's losses, which of its cells count, and its gradient in the room."""
+    gradient, spare = room.gradient, iter(room.scratch)
     ignored = _ignored(problem)
     kept = torch.ones((), dtype=torch.bool) if ignored is None else ~ignored
-    there, absent = problem.counted(ignored, room.gradient.dtype)
-    z = logits
+    present, z = problem.target, logits
     if problem.bias is not None:
-        z = torch.add(logits, along_classes(problem.bias, logits), out=room.scratch[0])
-    elif ignored is not None or logits.dtype != room.gradient.dtype:
-        z = room.scratch[0].copy_(logits)
+        z = torch.add(logits, along_classes(problem.bias, logits), out=next(spare))
+    elif ignored is not None or logits.dtype != gradient.dtype:
+        z = next(spare).copy_(logits)
+    if ignored is not None or present.dtype != gradient.dtype:
+        present = next(spare).copy_(present)
     if ignored is not None:
         z.masked_fill_(ignored, 0)
-    value = both_sides(problem, z, there, absent, room.gradient)[0]
+        present.masked_fill_(ignored, 0)
+    there, absent = problem.counted(present, ignored, spare)
+    memory = tuple(spare)
+    value = both_sides(problem, z, there, absent, gradient, memory)[0]
     if not math.isfinite(value.sum().item()):
         # Logits may be infinite, of which 0 times the cost is to be 0: finite ones that give as
         # much, and what costs as much as these costs infinity.
         infinite, largest = z.isinf(), largest_logit(z.dtype)
-        value = both_sides(problem, z.clamp(-largest, largest), there, absent, room.gradient)[0]
+        value = both_sides(problem, z.clamp(-largest, largest), there, absent, gradient, memory)[0]
         value.masked_fill_(infinite & (value > math.sqrt(largest)), math.inf)
     return value, kept
 
@@ -48,5 +53,5 @@ def _ignored(problem: CellProblem) -> Tensor | None:
     return ~problem.kept()
 
 
-# Some ten numbers per cell are alive at once, and all are to stay in the cache.
-ARITHMETIC = Arithmetic(losses, factor=False, scratch=1, smallest=2**15, largest=2**15)
+# Nine numbers per cell are alive at once, for all but rare problems: what those take more is fresh.
+ARITHMETIC = Arithmetic(losses, factor=False, scratch=9, smallest=2**17, largest=2**17)
