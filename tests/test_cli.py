@@ -20,7 +20,7 @@ import steelyard as sy
 from steelyard.cli import losses_by_name, main
 from steelyard.compare.tables.command import default_folder
 
-QUICK = ["--seeds", "1", "--draws", "1", "--epochs", "1", "--hidden", "4"]
+QUICK = ["--seeds", "1", "--draws", "1", "--epochs", "1", "--hidden", "4", "--no-references"]
 
 
 def run(capsys, *arguments):

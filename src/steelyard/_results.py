@@ -135,30 +135,41 @@ class Range(TypedDict):
     low: Number
     high: Number
     default: Number
-    scale: Literal["linear", "log", "complement", "half"]
+    scale: Literal["linear", "log", "complement", "half", "whole", "switch"]
 
 
-class Candidate(TypedDict):
-    """A candidate with all its seeds."""
+class Tried(TypedDict):
+    """What was tuned and judged, with all its seeds."""
 
     name: str
     title: str
-    loss: str
-    head: str
-    deferred: bool
-    post_hoc: bool
     space: list[Range]
     scores: dict[str, Score]
     recall: list[Interval]
     code: str | None
     seeds: list[_Cell]
+
+
+class Candidate(Tried):
+    """A candidate: a way to train the network, and to decide."""
+
+    loss: str
+    head: str
+    deferred: bool
+    post_hoc: bool
     rider: NotRequired[str | None]
     sampling: NotRequired[str]
     iou: NotRequired[list[Interval]]
     dice: NotRequired[list[Interval]]
 
 
-def _candidate_agrees(entry: Candidate) -> Candidate:
+class Reference(Tried):
+    """What the owner of the data would take instead of the network."""
+
+    model: str
+
+
+def _tried_agrees(entry: Tried) -> Tried:
     cells = entry["seeds"]
     done = [cell for cell in cells if cell["status"] == "done"]
     for name, score in entry["scores"].items():
@@ -201,6 +212,14 @@ class Comparison(TypedDict):
     p_holm: Maybe
     detectable: Maybe
     judgement: Literal["better", "worse", "no detectable difference", "too few seeds", "failed"]
+
+
+class References(TypedDict):
+    """The references, and on the selecting score each of them against one candidate."""
+
+    against: str | None
+    entries: list[Annotated[Reference, AfterValidator(_tried_agrees)]]
+    comparisons: list[Comparison]
 
 
 class Verdict(TypedDict):
@@ -311,8 +330,9 @@ class Results(TypedDict):
     data: DataFacts
     environment: dict[str, _Plain]
     scores: list[ScoreName]
-    candidates: list[Annotated[Candidate, AfterValidator(_candidate_agrees)]]
+    candidates: list[Annotated[Candidate, AfterValidator(_tried_agrees)]]
     comparisons: dict[str, list[Comparison]]
+    references: NotRequired[References]
     verdict: Verdict
     failures: list[Failure]
     times: Times
@@ -332,13 +352,19 @@ def _results_agree(results: Results) -> Results:
     scores = {score["name"] for score in results["scores"]}
     if results["study"]["select"] not in scores:
         raise ValueError(f"scores lacks study.select, {results['study']['select']!r}")
-    for entry in entries:
+    nothing: References = {"against": None, "entries": [], "comparisons": []}
+    beside = results.get("references", nothing)
+    tried: list[Tried] = [*entries, *beside["entries"]]
+    for entry in tried:
         if lost := scores - set(entry["scores"]):
             raise ValueError(f"candidate {entry['name']} has no {min(lost)}")
         if entry["recall"]:
             _same_length(f"recall of {entry['name']} and data.classes", entry["recall"], classes)
-    _same_length_of_all("seeds of two candidates", [entry["seeds"] for entry in entries])
-    named = [verdict["best"], verdict["recommended"], *verdict["tied"]]
+    _same_length_of_all("seeds of two candidates", [entry["seeds"] for entry in tried])
+    known = {entry["name"] for entry in beside["entries"]}
+    if unknown := {row["candidate"] for row in beside["comparisons"]} - known:
+        raise ValueError(f"references lacks {min(unknown)!r}, which its comparisons name")
+    named = [verdict["best"], verdict["recommended"], *verdict["tied"], beside["against"]]
     named += [failure["candidate"] for failure in results["failures"]]
     for score, rows in results["comparisons"].items():
         named += [row["candidate"] for row in rows]

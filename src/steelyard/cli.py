@@ -158,6 +158,13 @@ def _add_compare(commands: Commands) -> None:
         help="a candidate; repeat for more; --list shows them. The baselines are always in the "
         "study",
     )
+    compare.add_argument(
+        "--no-references",
+        action="store_false",
+        dest="references",
+        help="leave out logistic regression and boosted trees, which are tuned and judged beside "
+        "the candidates",
+    )
     compare.add_argument("--list", action="store_true", help="print every candidate, and end")
     compare.add_argument(
         "--seeds", action=_Told, type=int, default=5, help="splits and trainings (%(default)s)"
@@ -283,6 +290,8 @@ def _compare_script(options: argparse.Namespace) -> None:
     from steelyard.compare.training.script import Told, run_script
 
     given: set[str] = getattr(options, "given", set())
+    if not options.references:
+        raise UsageError(f"--no-references belongs to tables; {options.data} has none")
     for name in _OF_TABLES:
         if name in given or (name in ("target", "losses") and getattr(options, name) is not None):
             option = {"losses": "loss"}.get(name, name)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard._files import write_atomically
-from steelyard._results import Results, chosen_trial
+from steelyard._results import Results, Tried, chosen_trial
 from steelyard.compare.study import StudyError
 
 if TYPE_CHECKING:
@@ -40,12 +40,17 @@ class Comparison:
         """Lines of Python that use the recommended loss; None where there is no verdict."""
         return self.results["verdict"]["code"]
 
+    @property
+    def _entries(self) -> list[Tried]:
+        beside = self.results["references"]["entries"] if "references" in self.results else []
+        return [*self.results["candidates"], *beside]
+
     def to_pandas(self) -> pd.DataFrame:
-        """One row per candidate and seed: the chosen draw's options and every score."""
+        """One row per candidate or reference and seed: the chosen draw's options, every score."""
         import pandas as pd
 
         rows = []
-        for entry in self.results["candidates"]:
+        for entry in self._entries:
             for cell in entry["seeds"]:
                 row = {"candidate": entry["name"], "seed": cell["seed"], "status": cell["status"]}
                 if cell["status"] == "done":
@@ -65,7 +70,7 @@ class Comparison:
         select = self.results["study"]["select"]
         frame = self.to_pandas()
         scores = [score["name"] for score in self.results["scores"]]
-        order = [entry["name"] for entry in self.results["candidates"]]
+        order = [entry["name"] for entry in self._entries]
         means = frame.groupby("candidate")[scores].mean().reindex(order)
         table = means.sort_values(select, ascending=False).to_html(float_format="{:.3f}".format)
         code = f"<pre>{html.escape(self.code)}</pre>" if self.code else ""

@@ -76,6 +76,13 @@ def score_table(results: Results, width: int) -> Table:
         marks = "bold" if entry["name"] == results["verdict"]["recommended"] else None
         cells = [_mean_and_spread(name, entry["scores"][name]) for name in columns]
         table.add_row(entry["title"], *cells, _against(judged.get(entry["name"])), style=marks)
+    references = results.get("references")
+    if references and references["entries"]:
+        table.add_section()
+        table.add_row("Not a network", style="dim")
+        for beside in references["entries"]:
+            cells = [_mean_and_spread(name, beside["scores"][name]) for name in columns]
+            table.add_row(beside["title"], *cells)
     return table
 
 

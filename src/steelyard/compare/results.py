@@ -18,6 +18,9 @@
     comparisons  per score that higher is better for: candidates against cross-entropy, paired by
                  seed: seeds, difference (mean, std, low, high), p, p_holm, judgement,
                  detectable (the difference that four of five such studies would find)
+    references   what is no network (of tables alone): entries, with what candidates have in common
+                 and the model; comparisons of each on the selecting score with one candidate, the
+                 recommended one or else the best, named by against
     verdict      score, sentences, best, tied, recommended, code
     failures     every trial that failed: candidate, seed, draw, reason
     times        seconds; the one part that differs between two runs of one study

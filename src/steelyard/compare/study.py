@@ -8,7 +8,7 @@ from typing import Literal
 
 from steelyard import _results
 
-Scale = Literal["linear", "log", "complement", "half"]
+Scale = Literal["linear", "log", "complement", "half", "whole", "switch"]
 SELECTABLE = (
     "balanced_accuracy",
     "macro_f1",
@@ -33,7 +33,8 @@ class Range:
         high: largest value.
         default: the value of draw 0, so that a budget of one draw is the published recipe.
         scale: "linear"; "log"; "complement" is logarithmic in one minus the value (for β near
-            1); "half" is zero for half of the draws and linear for the rest.
+            1); "half" is zero for half of the draws and linear for the rest; "whole" is logarithmic
+            too, in whole numbers; "switch" is one end or the other.
     """
 
     name: str
@@ -46,6 +47,10 @@ class Range:
         """The value at `u` in [0, 1), rounded to three digits so that it can be pasted."""
         if self.scale == "log":
             return _round(math.exp(_between(math.log(self.low), math.log(self.high), u)))
+        if self.scale == "whole":
+            return float(round(math.exp(_between(math.log(self.low), math.log(self.high), u))))
+        if self.scale == "switch":
+            return self.high if u >= 0.5 else self.low
         if self.scale == "complement":
             rest = math.exp(_between(math.log1p(-self.low), math.log1p(-self.high), u))
             return round(1 - _round(rest), 12)

@@ -321,6 +321,27 @@ def _against_baseline(
     return lines
 
 
+def said_of_references(
+    comparisons: Sequence[Comparison], titles: Mapping[str, str], against: str, score_title: str
+) -> list[str]:
+    """What the owner of the data should know of models that are no network.
+
+    Args:
+        comparisons: of each with a candidate.
+        titles: the names to show, by name.
+        against: that candidate.
+        score_title: the name of the score, in a sentence.
+    """
+    ahead = [c for c in comparisons if c.judgement == "better"]
+    said = (
+        "Not a network, and clearly ahead of"
+        if ahead
+        else "Of what is not a network nothing is clearly ahead of"
+    )
+    named = [f"{titles[c.candidate]} ({_points(c.difference)})" for c in ahead or comparisons]
+    return [f"{said} {titles[against]} in {score_title}: {_join(named)}."]
+
+
 def _recommendation(
     recommended: str,
     best: str,

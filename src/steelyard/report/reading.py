@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from steelyard._results import BASELINE, Candidate, Comparison, DoneCell, Results
+from steelyard._results import (
+    BASELINE,
+    Candidate,
+    Comparison,
+    DoneCell,
+    Reference,
+    Results,
+    Tried,
+)
 
 Entry = Candidate
 
@@ -71,6 +79,11 @@ class Reading:
 
         return sorted(self.results["candidates"], key=key)
 
+    @property
+    def references(self) -> list[Reference]:
+        """What was tuned and judged beside the candidates and is no network."""
+        return self.results["references"]["entries"] if "references" in self.results else []
+
     @cached_property
     def finished(self) -> list[Entry]:
         """The candidates that finished a seed, in rank."""
@@ -119,13 +132,13 @@ class Reading:
         return {row["candidate"]: row for row in rows}
 
 
-def done(entry: Entry) -> list[DoneCell]:
+def done(entry: Tried) -> list[DoneCell]:
     """The cells of the seeds that a candidate finished."""
     return [cell for cell in entry["seeds"] if cell["status"] == "done"]
 
 
-def option_names(entry: Entry) -> list[str]:
-    """Names of the hyper-parameters that a candidate drew."""
+def option_names(entry: Tried) -> list[str]:
+    """Names of the hyper-parameters that were drawn."""
     return list(
         dict.fromkeys(
             name for cell in entry["seeds"] for t in cell["trials"] for name in t["options"]

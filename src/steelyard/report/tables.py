@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from steelyard._results import BASELINE, Interval, chosen_trial
+from steelyard._results import BASELINE, Comparison, Interval, Tried, chosen_trial
 from steelyard.report import numbers
 from steelyard.report.reading import (
     Entry,
@@ -159,36 +159,57 @@ def scores(reading: Reading) -> list[tuple[Entry, list[Cell]]]:
             choose(known) if min(known, default=0) < max(known, default=0) else None
         )
     return [
-        (
-            entry,
-            [
-                Cell(
-                    numbers.score(name, entry["scores"][name]["mean"]),
-                    numbers.interval(name, entry["scores"][name]),
-                    best[name] is not None and entry["scores"][name]["mean"] == best[name],
-                )
-                for name in reading.score_titles
-            ],
-        )
+        (entry, [_of_score(entry, name, best[name]) for name in reading.score_titles])
         for entry in reading.ranked
     ]
 
 
+def references(reading: Reading) -> list[tuple[Tried, list[Cell], Judged | None]]:
+    """What is no network: a cell for every score, and what may be said of it."""
+    if "references" not in reading.results:
+        return []
+    rows = {row["candidate"]: row for row in reading.results["references"]["comparisons"]}
+    return [
+        (
+            entry,
+            [_of_score(entry, name) for name in reading.score_titles],
+            _judged(rows[entry["name"]]) if entry["name"] in rows else None,
+        )
+        for entry in reading.references
+    ]
+
+
+def opponent(reading: Reading) -> str | None:
+    """The title of the candidate that references are compared with."""
+    name = reading.results["references"]["against"] if "references" in reading.results else None
+    return None if name is None else reading.title(name)
+
+
+def _of_score(entry: Tried, name: str, best: float | None = None) -> Cell:
+    score = entry["scores"][name]
+    return Cell(
+        numbers.score(name, score["mean"]),
+        numbers.interval(name, score),
+        best is not None and score["mean"] == best,
+    )
+
+
 def judged(reading: Reading, score: str) -> dict[str, Judged]:
     """By candidate, what may be said of it against cross-entropy on one score."""
-    return {
-        name: Judged(
-            _MARKS.get(row["judgement"], numbers.NOTHING),
-            row["judgement"],
-            numbers.percent(row["difference"]["mean"], sign=True),
-            numbers.difference(row["difference"]),
-            numbers.p_value(row["p"]),
-            numbers.p_value(row["p_holm"]),
-            numbers.percent(row["detectable"]),
-            row["seeds"],
-        )
-        for name, row in reading.against_baseline(score).items()
-    }
+    return {name: _judged(row) for name, row in reading.against_baseline(score).items()}
+
+
+def _judged(row: Comparison) -> Judged:
+    return Judged(
+        _MARKS.get(row["judgement"], numbers.NOTHING),
+        row["judgement"],
+        numbers.percent(row["difference"]["mean"], sign=True),
+        numbers.difference(row["difference"]),
+        numbers.p_value(row["p"]),
+        numbers.p_value(row["p_holm"]),
+        numbers.percent(row["detectable"]),
+        row["seeds"],
+    )
 
 
 def recalls(reading: Reading) -> list[tuple[str, str, list[Cell]]]:
@@ -283,10 +304,10 @@ def mistakes(reading: Reading) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def chosen(reading: Reading) -> list[tuple[Entry, list[tuple[str, str, str, str]]]]:
-    """By candidate: hyper-parameter, its published value, range tried, value chosen per seed."""
+def chosen(reading: Reading) -> list[tuple[Tried, list[tuple[str, str, str, str]]]]:
+    """Of all: hyper-parameter, its published value, range tried, value chosen per seed."""
     table = []
-    for entry in reading.ranked:
+    for entry in everyone(reading):
         trials = [t for cell in entry["seeds"] for t in cell["trials"]]
         picked = [chosen_trial(cell) for cell in done(entry)]
         rows = []
@@ -307,8 +328,13 @@ def chosen(reading: Reading) -> list[tuple[Entry, list[tuple[str, str, str, str]
     return table
 
 
-def trials(entry: Entry) -> tuple[list[str], list[dict[str, Any]]]:
-    """Names of a candidate's hyper-parameters, and one row for each of its trials."""
+def everyone(reading: Reading) -> list[Tried]:
+    """The candidates in rank, then the references."""
+    return [*reading.ranked, *reading.references]
+
+
+def trials(entry: Tried) -> tuple[list[str], list[dict[str, Any]]]:
+    """Names of the hyper-parameters, and one row for each of the trials."""
     names = option_names(entry)
     rows = [
         {

@@ -9,6 +9,7 @@ from typing import Any
 from steelyard.compare.candidates import choose
 from steelyard.compare.comparison import Comparison, write_results
 from steelyard.compare.tables.data import from_any
+from steelyard.compare.tables.references import choose_references
 from steelyard.compare.tables.runner import run_study
 from steelyard.compare.tables.study import Study
 
@@ -18,6 +19,7 @@ def run(
     labels: Any,
     *,
     losses: Sequence[str] | None = None,
+    references: Sequence[str] | None = None,
     out: str | Path | None = None,
     workers: int | None = 1,
     backend: str = "local",
@@ -32,6 +34,8 @@ def run(
         labels: (N,) classes: integers or strings.
         losses: names of candidates, as the command spells them; the baselines are always added.
             None takes the default set.
+        references: names of what is tuned and judged beside them and is no network:
+            "logistic-regression" and "boosted-trees". None takes both, an empty list none.
         out: folder that keeps what is finished, so that an interrupted study resumes, and
             `results.json`. None keeps nothing.
         workers: processes on this machine; None takes its cores, as far as memory allows.
@@ -51,10 +55,10 @@ def run(
         >>> from sklearn.datasets import load_wine
         >>> study = compare.run(*load_wine(return_X_y=True), seeds=1, draws=1, epochs=1)
         >>> study.to_pandas()["candidate"].nunique()
-        10
+        12
     """
     data = from_any(features, labels)
-    study = Study(losses=choose(losses), **options)
+    study = Study(losses=choose(losses), references=choose_references(references), **options)
     folder = None if out is None else Path(out)
     results = run_study(data, study, folder, workers=workers, backend=backend, address=address)
     if folder is not None:

@@ -21,6 +21,7 @@ from steelyard.compare.study import Candidate
 from steelyard.compare.tables.data import load, load_digits
 from steelyard.compare.tables.draws import SHARED
 from steelyard.compare.tables.progress import LiveTable, PlainLines
+from steelyard.compare.tables.references import choose_references
 from steelyard.compare.tables.runner import run_study
 from steelyard.compare.tables.study import Study
 
@@ -37,7 +38,9 @@ def run_command(options: argparse.Namespace) -> tuple[Results, Path]:
         StudyError: it cannot be run.
     """
     given = {k: v for k, v in vars(options).items() if k in Study.option_names()}
-    study = Study(**given | {"losses": choose(options.losses)})
+    given["losses"] = choose(options.losses)
+    given["references"] = choose_references(None if options.references else ())
+    study = Study(**given)
     check_backend(options.workers, options.backend, options.address)
     data = load_digits() if options.data is None else load(options.data, options.target)
     data = replace(data, name=printable(data.name))

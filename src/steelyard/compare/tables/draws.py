@@ -21,23 +21,24 @@ SHARED = (
 
 
 def draw_trials(names: Iterable[str], seed: int, draws: int) -> list[Trial]:
-    """Every trial of one seed: the same number of draws for each candidate.
-
-    The draws are the points of a scrambled Halton sequence, which fills the space evenly for
-    any number of draws. Its first columns are learning rate, weight decay and smoothing, so
-    these agree across candidates. Draw 0 is not a point of the sequence: it is the defaults.
-    """
-    chosen = [candidate(name) for name in names]
-    columns = len(SHARED) + max(len(item.space) for item in chosen)
-    points = qmc.Halton(columns, rng=np.random.default_rng([seed, 1])).random(max(draws - 1, 1))
+    """Every trial of one seed: the same number of draws for each candidate."""
     return [
-        Trial(item.name, seed, k, _options((*SHARED, *item.space), points, k))
-        for item in chosen
-        for k in range(draws)
+        Trial(name, seed, k, options)
+        for name in names
+        for k, options in enumerate(draw_options((*SHARED, *candidate(name).space), seed, draws))
     ]
 
 
-def _options(space: Sequence[Range], points: np.ndarray, k: int) -> dict[str, float]:
-    if k == 0:
-        return {item.name: item.default for item in space}
-    return {item.name: item.at(float(points[k - 1, j])) for j, item in enumerate(space)}
+def draw_options(space: Sequence[Range], seed: int, draws: int) -> list[dict[str, float]]:
+    """So many draws from a space, for one seed.
+
+    They are the points of a scrambled Halton sequence, which fills the space evenly for any
+    number of draws. Its first columns do not depend on how many there are, so what comes first in
+    two spaces is drawn alike. Draw 0 is not a point of the sequence: it is the defaults.
+    """
+    defaults = {item.name: item.default for item in space}
+    points = qmc.Halton(len(space), rng=np.random.default_rng([seed, 1])).random(draws - 1)
+    return [
+        defaults,
+        *({r.name: r.at(float(u)) for r, u in zip(space, row, strict=True)} for row in points),
+    ]

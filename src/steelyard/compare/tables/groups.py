@@ -16,6 +16,7 @@ from steelyard.compare.tables.cells import cells_of
 from steelyard.compare.tables.data import Data
 from steelyard.compare.tables.drawn import draw
 from steelyard.compare.tables.prepare import Prepared, prepare
+from steelyard.compare.tables.references import reference_cell
 from steelyard.compare.tables.study import Study
 from steelyard.compare.tables.trained import train_stack
 
@@ -24,10 +25,17 @@ Tick = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Group:
-    """The unit of work and of durability: some candidates, with all their draws, on some seeds."""
+    """The unit of work and of durability: some candidates, with all their draws, on some seeds.
+
+    Attributes:
+        seeds: the seeds.
+        candidates: their names; or that of one reference, on one seed.
+        reference: whether it is that.
+    """
 
     seeds: tuple[int, ...]
     candidates: tuple[str, ...]
+    reference: bool = False
 
     @property
     def cells(self) -> list[tuple[int, str]]:
@@ -55,6 +63,9 @@ def run_group(data: Data, study: Study, group: Group, tick: Tick | None = None) 
     """
     prepared = {seed: prepare(data, seed, study.validation, study.test) for seed in group.seeds}
     scoring = study.scoring(data.classes, data.counts().tolist())
+    if group.reference:
+        (seed,), (name,) = group.seeds, group.candidates
+        return [reference_cell(study, scoring, prepared[seed], seed, name, tick or _nobody)]
     cells: list[Cell] = []
     with _one_thread():
         for seeds in _of_one_shape(group.seeds, prepared):
@@ -69,6 +80,10 @@ def run_group(data: Data, study: Study, group: Group, tick: Tick | None = None) 
             cells += cells_of(train_stack(study, scoring, drawn, parts, advance))
     order = {cell: place for place, cell in enumerate(group.cells)}
     return sorted(cells, key=lambda cell: order[cell["seed"], cell["candidate"]])
+
+
+def _nobody(share: float) -> None:
+    """Who is told of progress where nobody watches."""
 
 
 def _of_one_shape(seeds: Sequence[int], prepared: Mapping[int, Prepared]) -> Iterator[list[int]]:
@@ -114,6 +129,11 @@ def plan_groups(names: Iterable[str], seeds: Sequence[int], draws: int, trials: 
             groups.append([])
         groups[-1] += unit
     return [Group((seed,), tuple(part)) for seed in seeds for part in groups]
+
+
+def reference_groups(names: Iterable[str], seeds: Sequence[int]) -> list[Group]:
+    """A group for each reference on each seed: none of them takes long."""
+    return [Group((seed,), (name,), reference=True) for seed in seeds for name in names]
 
 
 def _units(names: list[str]) -> list[list[str]]:

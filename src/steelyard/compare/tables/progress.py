@@ -11,10 +11,10 @@ from rich.table import Table
 
 from steelyard._results import Cell
 from steelyard._text import printable
-from steelyard.compare.candidates import candidate
 from steelyard.compare.progress import LiveBar, Pace, bare_table
 from steelyard.compare.scores import Scoring
 from steelyard.compare.tables.groups import Group
+from steelyard.compare.tables.references import title_of
 from steelyard.compare.tables.study import Study
 
 
@@ -24,7 +24,7 @@ class Counting:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.cells: dict[tuple[int, str], Cell] = {}
-        self.pace = Pace(study.seeds * len(study.losses))
+        self.pace = Pace(study.seeds * len(study.names))
         self._under_way: dict[Group, float] = {}
 
     def note(self, sentence: str) -> None:
@@ -87,10 +87,10 @@ class PlainLines(Counting):
         seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
         left = self.pace.left(self.done)
         rest = f", {left}" if left else ""
-        self._print(
-            f"{seeds}: {len(group.candidates)} candidates done "
-            f"({len(self.cells)} of {self.pace.total}{rest})"
-        )
+        what = f"{len(group.candidates)} candidates"
+        if group.reference:
+            what = title_of(group.candidates[0])
+        self._print(f"{seeds}: {what} done ({len(self.cells)} of {self.pace.total}{rest})")
 
     def note(self, sentence: str) -> None:
         """See `Watcher`."""
@@ -135,10 +135,10 @@ class LiveTable(Counting):
         table.add_column(
             f"mean {Scoring(2, at=self.study.at).titles[self.study.select]}", justify="right"
         )
-        for name in self.study.losses:
+        for name in self.study.names:
             done = [cell for cell in self.cells.values() if cell["candidate"] == name]
             found = [c["scores"][self.study.select] for c in done if c["status"] == "done"]
             scores = [score for score in found if score is not None]
             mean = f"{100 * sum(scores) / len(scores):.1f}" if scores else "–"
-            table.add_row(candidate(name).title, f"{len(done)}/{self.study.seeds}", mean)
+            table.add_row(title_of(name), f"{len(done)}/{self.study.seeds}", mean)
         return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from steelyard._results import (
     BASELINE,
@@ -11,9 +11,13 @@ from steelyard._results import (
     Cell,
     DataFacts,
     DoneCell,
+    Reference,
+    References,
     Results,
     Score,
     Split,
+    Tried,
+    Verdict,
     chosen_trial,
 )
 from steelyard._results import Candidate as Entry
@@ -24,8 +28,10 @@ from steelyard.compare.scores import Scoring
 from steelyard.compare.study import Candidate
 from steelyard.compare.tables.data import Data
 from steelyard.compare.tables.prepare import Prepared
+from steelyard.compare.tables.references import Reference as ReferenceModel
+from steelyard.compare.tables.references import reference
 from steelyard.compare.tables.study import Study
-from steelyard.compare.verdict import RepeatedSplits, compare, interval
+from steelyard.compare.verdict import RepeatedSplits, compare, interval, said_of_references
 
 
 def assemble(
@@ -46,11 +52,11 @@ def assemble(
     """
     facts = _facts(data, first)
     overlap = facts["split"]["test"] / facts["split"]["train"]
-    rows = {name: [cells[seed, name] for seed in study.seed_list] for name in study.losses}
+    rows = {name: [cells[seed, name] for seed in study.seed_list] for name in study.names}
     scoring = study.scoring(data.classes, data.counts().tolist())
     titles = scoring.titles
     entries = [
-        _entry(candidate(name), row, overlap, scoring, study.select) for name, row in rows.items()
+        _entry(candidate(name), rows[name], overlap, scoring, study.select) for name in study.losses
     ]
     evidence = {
         score: RepeatedSplits(
@@ -58,6 +64,8 @@ def assemble(
         )
         for score in scoring.selectable
     }
+    verdict = verdict_of(study.select, evidence[study.select], entries, titles)
+    beside, said = _references(study, rows, overlap, scoring, entries, verdict)
     return {
         "schema": SCHEMA,
         "study": _as_run(study, first),
@@ -69,10 +77,43 @@ def assemble(
             score: [found.to_dict() for found in compare(evidence[score], BASELINE)]
             for score in scoring.selectable
         },
-        "verdict": verdict_of(study.select, evidence[study.select], entries, titles),
+        "references": beside,
+        "verdict": {**verdict, "sentences": [*verdict["sentences"], *said]},
         "failures": failures(rows),
         "times": {"seconds": round(seconds, 3)},
     }
+
+
+def _references(
+    study: Study,
+    rows: Mapping[str, list[Cell]],
+    overlap: float,
+    scoring: Scoring,
+    entries: Sequence[Entry],
+    verdict: Verdict,
+) -> tuple[References, list[str]]:
+    """The entry `references`, and what it adds to the verdict."""
+    found: list[Reference] = []
+    for name in study.references:
+        item = reference(name)
+        tried = _tried(item, rows[name], overlap, scoring)
+        own = {"model": item.model.__name__, "code": _reference_code(item, tried)}
+        found.append(cast("Reference", tried | own))
+    against = verdict["recommended"] or verdict["best"]
+    if against is None or not found:
+        return {"against": None, "entries": found, "comparisons": []}, []
+    titles = {entry["name"]: entry["title"] for entry in (*entries, *found)}
+    compared = [entry for entry in entries if entry["name"] == against]
+    values = {e["name"]: e["scores"][study.select]["values"] for e in (*compared, *found)}
+    comparisons = compare(RepeatedSplits(values, overlap), against)
+    said = []
+    if verdict["recommended"] is not None:
+        said = said_of_references(comparisons, titles, against, scoring.titles[study.select])
+    return {
+        "against": against,
+        "entries": found,
+        "comparisons": [comparison.to_dict() for comparison in comparisons],
+    }, said
 
 
 def _as_run(study: Study, first: Prepared) -> dict[str, Any]:
@@ -109,7 +150,22 @@ def _facts(data: Data, first: Prepared) -> DataFacts:
 def _entry(
     item: Candidate, row: list[Cell], overlap: float, scoring: Scoring, select: str
 ) -> Entry:
-    done = [cell for cell in row if cell["status"] == "done"]
+    tried = _tried(item, row, overlap, scoring)
+    own = {
+        "loss": item.loss,
+        "head": item.head,
+        "deferred": item.deferred,
+        "post_hoc": item.post_hoc,
+        "code": _code(item, tried, _tuned_for(scoring, select)),
+    }
+    return cast("Entry", tried | own)
+
+
+def _tried(
+    item: Candidate | ReferenceModel, row: list[Cell], overlap: float, scoring: Scoring
+) -> Tried:
+    """What candidates and references have in common; the code is for each to add."""
+    done = _done(row)
     scores: dict[str, Score] = {}
     for score in scoring.titles:
         values = [cell["scores"][score] if cell["status"] == "done" else None for cell in row]
@@ -118,17 +174,13 @@ def _entry(
     return {
         "name": item.name,
         "title": item.title,
-        "loss": item.loss,
-        "head": item.head,
-        "deferred": item.deferred,
-        "post_hoc": item.post_hoc,
         "space": [range_.to_dict() for range_ in item.space],
         "scores": scores,
         "recall": [
             interval([cell["recall"][c] for cell in done], overlap).to_dict()
             for c in range(classes)
         ],
-        "code": _code(item, done, _tuned_for(scoring, select)),
+        "code": None,
         "seeds": row,
     }
 
@@ -141,12 +193,28 @@ def _tuned_for(scoring: Scoring, select: str) -> str:
     return f'"{name}"'
 
 
-def _code(item: Candidate, done: Sequence[DoneCell], tuned_for: str) -> str | None:
-    """Lines of Python with the draw that validated best of all seeds' chosen ones."""
-    if not done:
+def _done(row: Sequence[Cell]) -> list[DoneCell]:
+    return [cell for cell in row if cell["status"] == "done"]
+
+
+def _best_options(tried: Tried) -> dict[str, float] | None:
+    """The draw that validated best of all seeds' chosen ones."""
+    trials = [chosen_trial(cell) for cell in _done(tried["seeds"])]
+    best = max(trials, key=lambda trial: trial["validation"] or 0.0, default=None)
+    return None if best is None else best["options"]
+
+
+def _reference_code(item: ReferenceModel, tried: Tried) -> str | None:
+    """Lines of Python that fit a reference."""
+    options = _best_options(tried)
+    return None if options is None else item.python_lines(options)
+
+
+def _code(item: Candidate, tried: Tried, tuned_for: str) -> str | None:
+    """Lines of Python that use a candidate."""
+    options = _best_options(tried)
+    if options is None:
         return None
-    trials = [chosen_trial(cell) for cell in done]
-    options = max(trials, key=lambda trial: trial["validation"] or 0.0)["options"]
     recipe = (
         f"# trained by AdamW, learning rate {options['learning_rate']:g}, "
         f"weight decay {options['weight_decay']:g}"

@@ -23,7 +23,7 @@ from steelyard.compare.machine import (
 from steelyard.compare.store import Store
 from steelyard.compare.study import StudyError
 from steelyard.compare.tables.data import Data
-from steelyard.compare.tables.groups import Group, plan_groups, timed_group
+from steelyard.compare.tables.groups import Group, plan_groups, reference_groups, timed_group
 from steelyard.compare.tables.prepare import Prepared, prepare
 from steelyard.compare.tables.results import assemble
 from steelyard.compare.tables.shape import Shape
@@ -104,7 +104,10 @@ def run_study(
         chosen = store.claim(
             _identity(data, study), {"group": size}, {"data": printable(data.name)}
         )
-        groups = plan_groups(study.losses, study.seed_list, study.draws, chosen["group"])
+        groups = [
+            *plan_groups(study.losses, study.seed_list, study.draws, chosen["group"]),
+            *reference_groups(study.references, study.seed_list),
+        ]
         stored = store.cells()
         for sentence in store.damaged:
             watcher.note(f"{sentence}; it is trained again")

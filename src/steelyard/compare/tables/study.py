@@ -35,6 +35,7 @@ class Study:
 
     Attributes:
         losses: names of the candidates, simplest first.
+        references: names of what is tuned and judged beside them and is no network.
         seeds: how many times the data is split and every candidate trained.
         draws: hyper-parameter draws that each candidate gets for each seed.
         epochs: passes over the training rows; None takes what comes to about 1,500 steps, within
@@ -55,6 +56,7 @@ class Study:
     """
 
     losses: tuple[str, ...]
+    references: tuple[str, ...] = ()
     seeds: int = 5
     draws: int = 8
     epochs: int | None = None
@@ -109,6 +111,11 @@ class Study:
         """The seeds themselves."""
         return list(range(self.first_seed, self.first_seed + self.seeds))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all that has a cell for each seed: the candidates, then the references."""
+        return (*self.losses, *self.references)
+
     def budget(self, rows: int) -> Budget:
         """How long a network trains on so many rows."""
         size = self.batch_size or min(512, max(32, 2 ** round(math.log2(max(rows, 1) / 32))))
@@ -156,7 +163,8 @@ class Study:
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain JSON values."""
-        return asdict(self) | {"losses": list(self.losses)}
+        names = {"losses": list(self.losses), "references": list(self.references)}
+        return asdict(self) | names
 
     @classmethod
     def option_names(cls) -> list[str]:
