@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import steelyard as sy
 from steelyard.ops import dispatch
+from steelyard.ops.cuda import proof
 
 TESTS = Path(__file__).parent
 SOURCES = Path(sy.__file__).parents[1]
@@ -32,7 +34,9 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 
 # The interpreter is asked for by the environment of a whole process, which no other test may share.
-@pytest.mark.parametrize("cases", ["triton_kernel_cases.py", "triton_loss_cases.py"])
+@pytest.mark.parametrize(
+    "cases", ["triton_kernel_cases.py", "triton_loss_cases.py", "triton_proof_cases.py"]
+)
 @pytest.mark.parametrize("on", ["interpreter", "cuda"])
 def test_the_cases(on: str, cases: str) -> None:
     if on == "cuda" and not torch.cuda.is_available():
@@ -40,7 +44,7 @@ def test_the_cases(on: str, cases: str) -> None:
     interpret = "1" if on == "interpreter" else "0"
     run = python("-m", "pytest", "-q", "-rs", str(TESTS / cases), TRITON_INTERPRET=interpret)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert re.search(r"\d\d passed", run.stdout), run.stdout
+    assert re.search(r"\d passed", run.stdout), run.stdout
     skipped = re.findall(r"SKIPPED .*", run.stdout)
     assert all("needs a GPU" in line for line in skipped), skipped
     assert on == "interpreter" or not skipped, skipped
@@ -119,6 +123,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launches]:
     for name in ("forward_kernel", "backward_kernel"):
         kernels.append(Launches(getattr(engine, name)))
         monkeypatch.setattr(engine, name, kernels[-1])
+    monkeypatch.setenv(proof.SETTING, "0")  # there are no numbers to compare
     return kernels
 
 
@@ -187,6 +192,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the CPU were CUDA, with a GPU that will do."""
     monkeypatch.setitem(dispatch._DEVICES, "triton", "cpu")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(dispatch, "_told", set())
     dispatch._looked_up.cache_clear()
 
 
@@ -248,8 +254,19 @@ def test_refuses_by_the_machine(
     module: Any, name: str, value: Any, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, name, value)
-    assert text in refusal()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert text in refusal()
+        assert text in refusal()
     dispatch._looked_up.cache_clear()
+    if module is importlib.util:  # what can be installed is no news
+        assert not caught
+        return
+    (warning,) = caught
+    head, tail = "steelyard: the triton engine is not used: ", ". Plain torch takes its place, "
+    assert str(warning.message).startswith(head)
+    assert str(warning.message).endswith(f"{tail}which is right but slower")
+    assert text in str(warning.message)
 
 
 @pytest.mark.parametrize(("capability", "taken"), [((9, 0), True), ((7, 5), False)])
@@ -268,6 +285,7 @@ def test_auto_within_torch_compile(
         torch.compile(function, fullgraph=True, backend=backend)(*inputs)
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(dispatch, "_told", {torch.device("cuda:0")})
     dispatch._looked_up.cache_clear()
     torch._dynamo.reset()
     with FakeTensorMode():

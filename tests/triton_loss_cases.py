@@ -9,6 +9,8 @@ from torch import Tensor
 from triton_place import DEVICE, ROUNDING, clean, on_gpu, on_the_cpu, poison, quietly
 
 import steelyard as sy
+from steelyard.ops import parts
+from steelyard.ops.cuda import proof
 
 __all__ = ["clean", "on_the_cpu", "poison"]  # fixtures
 
@@ -134,13 +136,21 @@ def test_channels_last_keeps_its_memory_format() -> None:
 def test_auto_takes_it() -> None:
     logits, index = make((7,))
     assert sy.explain_engine(logits, index).engine == "triton"
-    assert sy.explain_engine(logits.double(), index).engine == "reference"
+    assert sy.explain_engine(logits.double(), index).engine == "reference"  # few
+
+
+# By kernels, and by parts.
+KINDS = {"kernels": {}, "parts": {"label_smoothing": 0.1, "engine": "blocked"}}
+each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @on_gpu
-def test_waits_for_nothing() -> None:
+@each_kind
+def test_waits_for_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART", 100)
     logits, index = make((64, 5))
-    loss = sy.FocalLoss(weight=torch.tensor(WEIGHT, device=DEVICE), ignore_index=1).to(DEVICE)
+    weight = torch.tensor(WEIGHT, device=DEVICE)
+    loss = sy.FocalLoss(weight=weight, ignore_index=1, **KINDS[kind]).to(DEVICE)
     value_and_gradient(loss, logits, index)  # the kernels are compiled by now
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -150,9 +160,12 @@ def test_waits_for_nothing() -> None:
 
 
 @on_gpu
-def test_in_a_cuda_graph() -> None:
+@each_kind
+@pytest.mark.parametrize("tried", [True, False])
+def test_in_a_cuda_graph(kind: str, tried: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART", 100)
     logits, index = make((64, 5))
-    loss = sy.FocalLoss(weight=torch.tensor(WEIGHT), ignore_index=1).to(DEVICE)
+    loss = sy.FocalLoss(weight=torch.tensor(WEIGHT), ignore_index=1, **KINDS[kind]).to(DEVICE)
     leaf = logits.clone().requires_grad_()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -160,6 +173,8 @@ def test_in_a_cuda_graph() -> None:
         for _ in range(3):
             torch.autograd.grad(loss(leaf, index), leaf)
     torch.cuda.current_stream().wait_stream(side)
+    if not tried:
+        proof.forget()  # then the twin of the kernels is captured
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         value = loss(leaf, index)
@@ -169,8 +184,23 @@ def test_in_a_cuda_graph() -> None:
         leaf.copy_(fresh)
     graph.replay()
     expected = value_and_gradient(loss, fresh, index)
-    assert torch.equal(value, expected[0])
-    assert torch.equal(by_logits, expected[1])
+    torch.testing.assert_close(value, expected[0])
+    torch.testing.assert_close(by_logits, expected[1])
+
+
+@on_gpu
+@each_kind
+def test_deterministic(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART", 100)
+    logits, index = make((64, 5))
+    loss = sy.FocalLoss(weight=WEIGHT, ignore_index=1, **KINDS[kind]).to(DEVICE)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, again = (value_and_gradient(loss, logits, index) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one, other)
 
 
 @on_gpu

@@ -65,8 +65,8 @@ def step_denominator(
             divide by the number of ranks; "sum" where they are added up.
 
     Returns:
-        A float64 0-d tensor on the targets' device, without a gradient; for "average" already
-        divided by the number of ranks.
+        A 0-d tensor on the targets' device, in float64, or float32 where the device has none,
+        without a gradient; for "average" already divided by the number of ranks.
 
     Raises:
         TypeError: the loss does not know its denominator.

@@ -397,15 +397,16 @@ class SigmoidLoss(Loss):
             sample_weight: as for the call.
 
         Returns:
-            A 0-d float64 tensor on the target's device.
+            A 0-d tensor on the target's device, in float64, or float32 where the device has none.
         """
         check_target(target)
-        target = target.double() if target.is_floating_point() else target
+        widest = ops.compat.widest(target.device)
+        target = target.to(widest) if target.is_floating_point() else target
         target = target.unsqueeze(1) if target.ndim == 1 else target
         form: CellForm = self.form
         if sample_weight is not None:
             sample_weight = check_cell_weight(sample_weight, target.shape, form.whole_positions)
-            sample_weight = moved("sample_weight", sample_weight, target.device, torch.float64)
-        like = target.new_empty((0, target.shape[1]), dtype=torch.float64)
+            sample_weight = moved("sample_weight", sample_weight, target.device, widest)
+        like = target.new_empty((0, target.shape[1]), dtype=widest)
         problem = form.fit(like).problem(self.options, target, sample_weight)
-        return problem.count(form.over(self.options)).double()
+        return problem.count(form.over(self.options)).to(widest)

@@ -135,12 +135,12 @@ class CompoundLoss(nn.Module):
             sample_weight: as for the call.
 
         Returns:
-            A float64 tensor, one number per part; 1 for a part with per="batch", which is divided
-            by what its totals say.
+            A tensor in float64, or float32 where the device has none, one number per part; 1 for a
+            part with per="batch", which is divided by what its totals say.
         """
         batch = self._of_batch()
         found = [
-            torch.ones((), dtype=torch.float64, device=target.device)
+            torch.ones((), dtype=ops.compat.widest(target.device), device=target.device)
             if part in batch
             else part.denominator(target, sample_weight)  # type: ignore[operator]
             for part in self.losses

@@ -153,7 +153,7 @@ class Loss(nn.Module):
             sample_weight: as for the call.
 
         Returns:
-            A 0-d float64 tensor on the target's device.
+            A 0-d tensor on the target's device, in float64, or float32 where the device has none.
         """
         raise NotImplementedError(f"{type(self).__name__} has no denominator")
 
@@ -163,6 +163,10 @@ class Loss(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = {name: getattr(self, name) for name in self._held}
+        widest = ops.compat.widest(fn(torch.empty(0)).device)
+        for name, kept in before.items():
+            if kept is not None and kept.dtype.itemsize > widest.itemsize:
+                before[name] = self._buffers[name] = kept.to(widest)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, kept in before.items():
             found = getattr(self, name)

@@ -321,27 +321,27 @@ class SoftmaxLoss(Loss):
             sample_weight: as for the call.
 
         Returns:
-            A 0-d float64 tensor on the target's device.
+            A 0-d tensor on the target's device, in float64, or float32 where the device has none.
         """
-        soft, form = target.is_floating_point(), self.form
-        target = target.double() if soft else target.long()
+        soft, form, widest = target.is_floating_point(), self.form, ops.compat.widest(target.device)
+        target = target.to(widest) if soft else target.long()
         if soft and target.ndim == 1:
             target = target.unsqueeze(0)
         if sample_weight is not None:
             positions = target.shape[:1] + target.shape[2:] if soft else target.shape
             sample_weight = check_sample_weight(sample_weight, positions)
-            sample_weight = moved("sample_weight", sample_weight, target.device, torch.float64)
+            sample_weight = moved("sample_weight", sample_weight, target.device, widest)
         weight, classes_of = form.weight, target
         if soft:
             form = form.fit(target)
         elif weight is not None:
-            weight = moved("weight", weight, target.device, torch.float64)
+            weight = moved("weight", weight, target.device, widest)
             if form.others_are_one:
                 weight, classes_of = _with_others(weight, target, self.options.ignore_index)
             form = form._replace(weight=weight)
         problem = problem_of(form, self.options, classes_of, sample_weight)
         try:
-            return problem.count(self.options.mean_over).double()
+            return problem.count(self.options.mean_over).to(widest)
         except (IndexError, RuntimeError) as error:
             if soft or weight is None:
                 raise

@@ -1,6 +1,5 @@
 """After training: what the logits of an imbalanced model need before they are believed."""
 
-import torch
 from torch import Tensor
 
 from steelyard import ops
@@ -75,7 +74,7 @@ def unweight_logits(logits: Tensor, weight: PerClass) -> Tensor:
         )
     # log 1 is 0, so padding with ones before the logarithm is padding a dict's missing classes.
     classes = logits.shape[min(1, logits.ndim - 1)]
-    like = logits.new_empty(0, dtype=torch.float64)
+    like = logits.new_empty(0, dtype=ops.compat.widest(logits.device))
     values = fit("weight", values, classes, like, others_are_one=others_are_one)
     return _minus_per_class(logits, "weight", values.log())
 

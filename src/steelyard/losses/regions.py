@@ -339,7 +339,8 @@ class RegionLoss(Loss):
             sample_weight: as for the call.
 
         Returns:
-            (3, C) in float64, without a gradient; with label smoothing (4, C), whose last row is
+            (3, C) in float64, or float32 where the device has none, without a gradient; with label
+            smoothing (4, C), whose last row is
             T before smoothing.
 
         Raises:
@@ -349,9 +350,10 @@ class RegionLoss(Loss):
         check_classes(logits, self.options)
         images = look(self.options, logits, target, sample_weight, squared=self.form.squared)
         found = ops.sums(images.logits, images.overlap, self.options.engine)
-        sums = stacked(found, images).double()
+        widest = ops.compat.widest(logits.device)
+        sums = stacked(found, images).to(widest)
         if self.options.smooths:
-            sums = torch.cat([sums, found.masses.own.double().unsqueeze(0)])
+            sums = torch.cat([sums, found.masses.own.to(widest).unsqueeze(0)])
         return sums.squeeze(1)
 
     def refuse_denominator(self) -> None:
@@ -371,7 +373,7 @@ class RegionLoss(Loss):
             sample_weight: as for the call.
 
         Returns:
-            A 0-d float64 tensor on the target's device.
+            A 0-d tensor on the target's device, in float64, or float32 where the device has none.
 
         Raises:
             ValueError: per="batch", which has no such number; or the target does not tell how
@@ -382,8 +384,9 @@ class RegionLoss(Loss):
         shape = shape_of_logits(
             self.options, target, known, at_least=known is None or bool(self.form.others_are_one)
         )
-        like = torch.zeros((), dtype=torch.float64, device=target.device)
+        widest = ops.compat.widest(target.device)
+        like = torch.zeros((), dtype=widest, device=target.device)
         images = look(self.options, like.expand(shape), target, sample_weight)
-        masses = ops.masses(images.overlap, images.logits.shape[1], torch.float64)
+        masses = ops.masses(images.overlap, images.logits.shape[1], widest)
         counts = counted(masses.own, masses.whole, self.options)
-        return divisor(self.options, self.form.item_weights(counts, like), counts).double()
+        return divisor(self.options, self.form.item_weights(counts, like), counts).to(widest)

@@ -134,6 +134,17 @@ def _call(name: str, *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The widest floating dtype of a device: Apple's GPUs, and some of Intel's, have no float64."""
+    if device.type == "xpu":
+        return torch.float64 if _has_float64(device) else torch.float32
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _has_float64(device: torch.device) -> bool:
+    return bool(getattr(torch.xpu.get_device_properties(device), "has_fp64", False))
+
+
 def mark_constant(function: Callable[..., Any]) -> None:
     """Let torch.compile call this function while it traces, and keep the answer.
 
@@ -141,3 +152,6 @@ def mark_constant(function: Callable[..., Any]) -> None:
     Where the mark means nothing any more, the function is traced.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+mark_constant(_has_float64)

@@ -2,21 +2,22 @@
 
 import functools
 import importlib.util
+import warnings
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from steelyard.ops import compat, graph, reference, region
+from steelyard.ops import compat, graph, parts, reference, region, region_parts
 from steelyard.ops.cpu import region as cpu_region
 from steelyard.ops.cpu import small, tiles
 from steelyard.ops.problem import Problem, Reduction
-from steelyard.ops.region import Overlap, Sums
+from steelyard.ops.region import Masses, Overlap, Slopes, Sums
 from steelyard.ops.softmax import SoftmaxProblem
 
 ENGINES = ("auto", "reference", "blocked", "triton")
 
-_DEVICES = {"pytorch": "cpu", "blocked": "cpu", "triton": "cuda"}
+_DEVICES = {"pytorch": "cpu", "triton": "cuda"}
 _IN_A_GRAPH = "the call is part of a graph that is being compiled"
 
 
@@ -33,6 +34,18 @@ class Engine(Protocol):
 
         ``kept`` is what forward left, or None the second time: a gradient may have taken its place.
         """
+
+
+class RegionEngine(Protocol):
+    """The same for sums over regions."""
+
+    def forward(
+        self, logits: Tensor, overlap: Overlap, *, differentiate: bool
+    ) -> tuple[tuple[Tensor, ...], Any]:
+        """I, P, L and the masses of the targets, (N, C) or (1, C); and what backward wants."""
+
+    def backward(self, logits: Tensor, overlap: Overlap, kept: Any, slopes: Slopes) -> Tensor:
+        """The gradient by the logits, for those by the sums."""
 
 
 class EngineChoice(NamedTuple):
@@ -84,7 +97,7 @@ def losses(
             return value
         module = small
     else:
-        module = tiles
+        module = tiles if _on_the_cpu(logits) else parts
     if logits.requires_grad and torch.is_grad_enabled():
         return _Losses.apply(logits, problem, module, reduction, tensors)  # type: ignore[no-untyped-call, no-any-return]
     return module.forward(logits, problem, reduction, False)[0]
@@ -104,9 +117,15 @@ def sums(logits: Tensor, overlap: Overlap, engine: str = "auto") -> Sums:
         overlap: what is to be summed.
         engine: which engine is to do it.
     """
-    if choose_engine(engine, logits, overlap, overlap.tensors).engine == "blocked":
-        return cpu_region.sums(logits, overlap)
-    return region.sums(logits, overlap)
+    if choose_engine(engine, logits, overlap, overlap.tensors).engine != "blocked":
+        return region.sums(logits, overlap)
+    module: RegionEngine = cpu_region if _on_the_cpu(logits) else region_parts
+    if logits.requires_grad and torch.is_grad_enabled():
+        found = _Sums.apply(logits, overlap, module)  # type: ignore[no-untyped-call]
+    else:
+        found, _ = module.forward(logits, overlap, differentiate=False)
+    both, predicted, logs, *masses = found
+    return Sums(both, predicted, logs if overlap.logs else None, Masses(*masses))
 
 
 def sums_at_once(logits: Tensor, overlap: Overlap, engine: str) -> bool:
@@ -166,6 +185,41 @@ class _Losses(torch.autograd.Function):
         return result, None, None, None, None
 
 
+class _Sums(torch.autograd.Function):
+    """The same for sums over regions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, overlap: Overlap, engine: RegionEngine
+    ) -> tuple[Tensor, ...]:
+        found, ctx.kept = engine.forward(logits, overlap, differentiate=True)
+        # All of them, so that PyTorch tells if one was changed in between.
+        ctx.save_for_backward(logits, *overlap.tensors)
+        ctx.overlap, ctx.engine = overlap, engine
+        ctx.mark_non_differentiable(*found[3:])
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        logits, overlap = ctx.saved_tensors[0], ctx.overlap
+        slopes = slopes[: 3 if overlap.logs else 2]
+        create_graph = torch.is_grad_enabled()
+        if create_graph or any(map(compat.is_batched, slopes)):
+            # create_graph, or many gradients at once: the definition has derivatives of every order
+            with torch.enable_grad():
+                both, predicted, logs, _ = region.sums(logits, overlap)
+            found = (both, predicted) if logs is None else (both, predicted, logs)
+            by_logits = torch.autograd.grad(found, logits, slopes, create_graph=create_graph)[0]
+            return by_logits, None, None
+        # Let go of it: autograd clones a gradient that something else holds.
+        kept, ctx.kept = ctx.kept, None
+        by_logs = slopes[2] if overlap.logs else None
+        by_logits = ctx.engine.backward(
+            logits, overlap, kept, Slopes(slopes[0], slopes[1], by_logs)
+        )
+        return by_logits, None, None
+
+
 def choose_engine(
     engine: str, logits: Tensor, problem: Problem | Overlap, tensors: tuple[Tensor, ...] = ()
 ) -> EngineChoice:
@@ -195,23 +249,33 @@ def choose_engine(
             f"engine={engine!r} cannot do this: {reason}. engine='auto' takes the fastest that "
             "can, engine='reference' does everything"
         )
+    names: tuple[str, ...] = ("graph",) if in_a_graph else ("blocked",)
     if logits.is_cuda:
-        names = ("triton", "graph") if in_a_graph else ("triton",)
-    else:
-        names = ("graph",) if in_a_graph else ("pytorch", "blocked")
+        names = ("triton", *names)
+    elif _on_the_cpu(logits) and not in_a_graph:
+        names = ("pytorch", "blocked")
+    if anyone is not None:
+        return EngineChoice("reference", f"{names[-1]} cannot: {anyone}")
+    reasons: list[str] = []
     for name in names:
-        reason = anyone or _obstacle_to(name, logits, problem, in_a_graph)
+        reason = _obstacle_to(name, logits, problem, in_a_graph)
+        if reason is None and name == "blocked" and not _on_the_cpu(logits):
+            reason = parts.nothing_to_cut(logits)
         if reason is None:
-            return EngineChoice(name, _reason(name, logits))
-    return EngineChoice("reference", f"{name} cannot: {reason}")
+            return EngineChoice(name, _reason(name, logits, reasons))
+        reasons.append(f"{name} cannot: {reason}")
+    return EngineChoice("reference", "; ".join(reasons))
 
 
-def _reason(name: str, logits: Tensor) -> str:
+def _reason(name: str, logits: Tensor, others: list[str]) -> str:
     if name == "graph":
         return _IN_A_GRAPH
     if name == "pytorch":
         return "so few logits on the CPU take PyTorch's own kernels, in as few calls as can be"
-    return f"the logits are on {_place(logits)}"
+    reason = f"the logits are on {_place(logits)}"
+    if name == "triton":
+        return f"{reason}, {_proof()}"
+    return reason if _on_the_cpu(logits) else "; ".join([*others, f"{reason}, and many"])
 
 
 def obstacle(logits: Tensor, tensors: tuple[Tensor, ...]) -> str | None:
@@ -249,12 +313,14 @@ def _obstacle_to(
         return graph.obstacle(problem)
     if in_a_graph and name != "triton":
         return _IN_A_GRAPH
-    if logits.device.type != _DEVICES[name]:
+    if name in _DEVICES and logits.device.type != _DEVICES[name]:
         where = "CUDA" if name == "triton" else "the CPU"
         return f"the logits are on {_place(logits)}, and it works on {where}"
     if name == "pytorch":
         return small.obstacle(logits, problem)
     if name == "blocked":
+        if not _on_the_cpu(logits):
+            return None
         if isinstance(problem, Overlap):
             return cpu_region.obstacle(problem)
         return tiles.obstacle(problem)
@@ -272,7 +338,12 @@ def _obstacle_to_triton(logits: Tensor, problem: Problem | Overlap) -> str | Non
 
 
 def _obstacle_of_machine(device: torch.device) -> str | None:
-    return _looked_up(device)
+    reason = _looked_up(device)
+    if reason is not None:
+        return reason
+    from steelyard.ops.cuda import proof  # never imported where it is not used
+
+    return proof.refusal(device)
 
 
 # torch.compile is to ask rather than to trace how it is found out.
@@ -283,12 +354,46 @@ compat.mark_constant(_obstacle_of_machine)
 def _looked_up(device: torch.device) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed: pip install triton"
+    reason = _unfit(device)
+    if reason is not None:
+        _tell_once(device, reason)
+    return reason
+
+
+def _unfit(device: torch.device) -> str | None:
     if torch.version.hip is not None:
         return "this torch is built for ROCm, on which it was never tried"
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         return f"{device} has compute capability {major}.{minor}, and it needs 8.0"
     return None
+
+
+_told: set[torch.device] = set()
+
+
+def _tell_once(device: torch.device, reason: str) -> None:
+    if device in _told:
+        return
+    _told.add(device)
+    warnings.warn(
+        f"steelyard: the triton engine is not used: {reason}. Plain torch takes its place, which "
+        "is right but slower",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def _proof() -> str:
+    from steelyard.ops.cuda import proof
+
+    if proof.is_on():
+        return "and each of its kernels is compared with the formula at first use"
+    return f"and {proof.SETTING}=0: nothing compared its kernels with the formula"
+
+
+def _on_the_cpu(logits: Tensor) -> bool:
+    return logits.device.type == "cpu"
 
 
 def _place(logits: Tensor) -> str:

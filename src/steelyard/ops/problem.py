@@ -162,8 +162,10 @@ class Reduction(NamedTuple):
         """The losses as they are, or their sum or mean; and the divisor of a mean."""
         if self.kind == "none":
             return losses, None
-        total = losses.sum()
-        divisor = self.divisor(problem, share)
+        return self.of_sums(losses.sum(), self.divisor(problem, share))
+
+    def of_sums(self, total: Tensor, divisor: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The sum or mean, and its divisor, from those of the parts added up."""
         if divisor is None:
             return total, None
         divisor = divisor.to(total.dtype)

@@ -122,6 +122,14 @@ class Sums(NamedTuple):
     masses: Masses
 
 
+class Slopes(NamedTuple):
+    """The derivatives of a loss by I, P and L, each (N, C), or (1, C) over a batch."""
+
+    both: Tensor
+    predicted: Tensor
+    logs: Tensor | None
+
+
 def masses(overlap: Overlap, num_classes: int, dtype: torch.dtype) -> Masses:
     """What the targets cover of each class."""
     ignored = overlap.ignored()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from steelyard.ops import compat
 from steelyard.ops.problem import Problem, along_classes, compute_dtype, scaled
 
 _LOG2E = math.log2(math.e)
@@ -184,10 +185,11 @@ class CellProblem(Problem):
             return self.target == self.target
         return self.target != self.ignore_index
 
-    def present(self, kept: Tensor) -> Tensor:
-        """T in at least float32, and 0 where it does not count."""
-        floating = self.target.is_floating_point()
-        dtype = compute_dtype(self.target) if floating else torch.float64
+    def present(self, kept: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """T in this dtype, or in one that holds it; and 0 where it does not count."""
+        if dtype is None:
+            floating = self.target.is_floating_point()
+            dtype = compute_dtype(self.target) if floating else compat.widest(self.target.device)
         return self.target.to(dtype).where(kept, 0)
 
     def cell_weight(self, present: Tensor) -> Tensor | None:
@@ -232,7 +234,7 @@ class CellProblem(Problem):
         dtype = compute_dtype(logits)
         # Before anything else touches them: a NaN that is only multiplied by 0 later stays a NaN.
         edited = self.edited(logits.to(dtype).where(kept, 0), None)
-        present = self.present(kept).to(dtype)
+        present = self.present(kept, dtype)
         share = (1 - self.smoothing) * present + self.smoothing / 2
         return edited, share, self.cell_weight(present)
 

@@ -77,7 +77,7 @@ class SoftmaxProblem(Problem):
 
     def losses(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """The definition; see :meth:`Problem.losses`."""
-        log_p = self._log_p(logits)
+        log_p = self.edited_logits(logits).log_softmax(1)
         if not self.of_indices:
             rows = self._over_classes(log_p)
             share = self.sample_weight
@@ -143,11 +143,11 @@ class SoftmaxProblem(Problem):
             return tuple([changed(part) for part in parameter])
         return changed(parameter)
 
-    def _log_p(self, logits: Tensor) -> Tensor:
-        """Log-probabilities of all classes (N, C, d…); an ignored position's are those of zeros."""
+    def edited_logits(self, logits: Tensor) -> Tensor:
+        """The edited logits (N, C, d…), in at least float32; of zeros where ignored."""
         wide = logits.to(compute_dtype(logits))
         if not self.of_indices:
-            return self.edited(wide, self.target).log_softmax(1)
+            return self.edited(wide, self.target)
         target = self.target.unsqueeze(1)  # (N, 1, d…)
         # Before anything else touches them: a NaN that is only multiplied by 0 later stays a NaN.
         wide = wide.masked_fill(target == self.ignore_index, 0)
@@ -155,7 +155,7 @@ class SoftmaxProblem(Problem):
         if self.margin is not None:
             classes = torch.arange(logits.shape[1], device=logits.device)
             one_hot = (along_classes(classes, logits) == target).to(wide.dtype)
-        return self.edited(wide, one_hot).log_softmax(1)
+        return self.edited(wide, one_hot)
 
     def _over_classes(self, log_p: Tensor) -> Tensor:
         """``Σ_c weight_c · t'_c · tail(log p_c)``, (N, d…)."""

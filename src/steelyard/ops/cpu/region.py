@@ -16,16 +16,16 @@ Everything else takes the targets of all classes, of one tile at a time.
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from steelyard.ops import compat, region
+from steelyard.ops import compat
 from steelyard.ops.cpu.pages import empty_like
 from steelyard.ops.cpu.softmax import HIGH, LOG2E, LOW
 from steelyard.ops.problem import compute_dtype
-from steelyard.ops.region import Masses, Overlap, Sums
+from steelyard.ops.region import Overlap, Slopes
 
 # Elements of a tile: it stays in the cache with what is computed from it, and is a part of the
 # logits, beside which it takes little.
@@ -51,52 +51,6 @@ class Tile(NamedTuple):
     sample_weight: Tensor | None
     p: Tensor
     rooms: list[Tensor]
-
-
-class Slopes(NamedTuple):
-    """The derivatives by I, P and L, (n, C)."""
-
-    both: Tensor
-    predicted: Tensor
-    logs: Tensor | None
-
-
-def sums(logits: Tensor, overlap: Overlap) -> Sums:
-    """The sums, in at least float32."""
-    if logits.requires_grad and torch.is_grad_enabled():
-        found = _Sums.apply(logits, overlap)  # type: ignore[no-untyped-call]
-    else:
-        found, _ = forward(logits, overlap, differentiate=False)
-    both, predicted, logs, *masses = found
-    return Sums(both, predicted, logs if overlap.logs else None, Masses(*masses))
-
-
-class _Sums(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, overlap: Overlap) -> tuple[Tensor, ...]:
-        found: tuple[Tensor, ...]
-        found, ctx.kept = forward(logits, overlap, differentiate=True)
-        # All of them, so that PyTorch tells if one was changed in between.
-        ctx.save_for_backward(logits, *overlap.tensors)
-        ctx.overlap = overlap
-        ctx.mark_non_differentiable(*found[3:])
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        logits, overlap = ctx.saved_tensors[0], ctx.overlap
-        slopes = slopes[: 3 if overlap.logs else 2]
-        create_graph = torch.is_grad_enabled()
-        if create_graph or any(map(compat.is_batched, slopes)):
-            # create_graph, or many gradients at once: the definition has derivatives of every order
-            with torch.enable_grad():
-                both, predicted, logs, _ = region.sums(logits, overlap)
-            found = (both, predicted) if logs is None else (both, predicted, logs)
-            return torch.autograd.grad(found, logits, slopes, create_graph=create_graph)[0], None
-        # Let go of it: autograd clones a gradient that something else holds.
-        kept, ctx.kept = ctx.kept, None
-        by_logs = slopes[2] if overlap.logs else None
-        return backward(logits, overlap, kept, Slopes(slopes[0], slopes[1], by_logs)), None
 
 
 # Autocast would do the products of matrices in half precision.

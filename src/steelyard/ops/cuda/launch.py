@@ -6,6 +6,7 @@ reads the logits again and writes their gradient, so that a step moves 3·N·C n
 N·C. The block sizes follow from C, S and the dtype alone; nothing waits for the device.
 """
 
+import functools
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -13,41 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from steelyard.ops.cuda import plain, proof
+from steelyard.ops.cuda.blocks import Blocks
 from steelyard.ops.cuda.kernels import backward_kernel, forward_kernel
 from steelyard.ops.problem import Reduction, scaled
 from steelyard.ops.softmax import SoftmaxProblem
-
-WARP = 32
-
-# The logits of a thread, on which hangs how many warps there is room for; the classes that a
-# program of rows holds at once, and so also the logits of the widest.
-OF_THREAD, OF_PROGRAM = 16, 4096
-
-
-class Blocks(NamedTuple):
-    """How a kernel cuts up logits (N, C, S)."""
-
-    spatial: bool
-    block_p: int
-    block_c: int
-    num_warps: int
-
-    @classmethod
-    def of(cls, classes: int, places: int, itemsize: int) -> "Blocks":
-        """For C classes, S places and logits of so many bytes."""
-        width = _power_of_2(classes)
-        if places == 1:
-            block_c = min(width, OF_PROGRAM)
-            return cls(False, max(1, 1024 // block_c), block_c, max(4, block_c // 512))
-        # All lanes along the places, each with 16 bytes: then no two share a position's sums.
-        row = WARP * 16 // itemsize
-        block_p = min(_power_of_2(places), 4 * row)
-        warps = max(1, block_p // row)
-        return cls(True, block_p, min(width, WARP * warps * OF_THREAD // block_p), warps)
-
-    def grid(self, n: int, s: int) -> int:
-        """How many programs have all positions."""
-        return n * -(-s // self.block_p) if self.spatial else -(-n // self.block_p)
 
 
 def row_logprob(
@@ -72,35 +43,13 @@ def row_logprob(
         Both (N, S) in float32: of the edited logits, and 0 where ignored; NaN where the target is
         no class.
     """
-    n, classes, s = logits.shape
-    log_p = logits.new_empty((n, s), dtype=torch.float32)
-    lse = torch.empty_like(log_p)
-    logits = _lanes_along_memory(logits)
-    n, classes, s = logits.shape
-    blocks = Blocks.of(classes, s, logits.element_size())
-    if log_p.numel():
-        with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
-            forward_kernel[(blocks.grid(n, s),)](
-                logits,
-                target.contiguous(),
-                scale,
-                bias,
-                margin,
-                log_p,
-                lse,
-                n,
-                classes,
-                s,
-                *logits.stride(),
-                ignore_index,
-                ALIGN=_alignment(logits),
-                SPATIAL=blocks.spatial,
-                ONE=classes <= blocks.block_c,
-                BLOCK_P=blocks.block_p,
-                BLOCK_C=blocks.block_c,
-                num_warps=blocks.num_warps,
-            )
-    return log_p, lse
+    lanes = _lanes_along_memory(logits)
+    cut = _Cut.of(lanes)
+    edits = scale is not None, bias is not None, margin is not None
+    if not cut.holds(lanes, edits, back=False):
+        return plain.row_logprob(logits, target, scale, bias, margin, ignore_index)
+    log_p, lse = _forward(cut, lanes, target, scale, bias, margin, ignore_index)
+    return (log_p, lse) if lanes is logits else (log_p.view_as(target), lse.view_as(target))
 
 
 def row_logprob_backward(
@@ -118,10 +67,100 @@ def row_logprob_backward(
     It is exactly 0 where ignored. The margin is in ``log_p`` already.
     """
     fresh = torch.empty_like(logits)
-    logits, result = _lanes_along_memory(logits), _lanes_along_memory(fresh)
+    lanes, result = _lanes_along_memory(logits), _lanes_along_memory(fresh)
+    cut = _Cut.of(lanes, result)
+    if not cut.holds(lanes, (scale is not None, bias is not None, False), back=True):
+        return plain.row_logprob_backward(
+            logits, target, scale, bias, log_p, lse, gradient, ignore_index
+        )
+    _backward(cut, result, lanes, target, scale, bias, log_p, lse, gradient, ignore_index)
+    return fresh
+
+
+class _Cut(NamedTuple):
+    """How kernels are launched: by blocks, and by what divides the strides."""
+
+    blocks: Blocks
+    align: int
+
+    @classmethod
+    def of(cls, *tensors: Tensor) -> "_Cut":
+        """For logits (N, C, S), and whatever else is read or written along them."""
+        _, classes, s = tensors[0].shape
+        return cls(Blocks.of(classes, s, tensors[0].element_size()), _alignment(*tensors))
+
+    def holds(self, logits: Tensor, edits: tuple[bool, bool, bool], *, back: bool) -> bool:
+        """Whether a kernel may be used; tries it where nobody has."""
+        _, classes, s = logits.shape
+        one = not back and classes <= self.blocks.block_c
+        variant = proof.Variant(logits.device, logits.dtype, *self, one, edits)
+        if proof.knows(variant, back=back) or not logits.numel():
+            return True
+
+        def backward(*given: Any) -> Tensor:
+            result = torch.empty_like(given[0])
+            _backward(self, result, *given)
+            return result
+
+        forward = functools.partial(_forward, self)
+        return proof.holds(variant, classes, s, forward, backward, back=back)
+
+
+def _forward(
+    cut: _Cut,
+    logits: Tensor,
+    target: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    margin: Tensor | None,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor]:
+    """What :func:`row_logprob` says, by the kernel, for logits with lanes along memory."""
     n, classes, s = logits.shape
-    blocks = Blocks.of(classes, s, logits.element_size())
-    if fresh.numel():
+    blocks = cut.blocks
+    log_p = logits.new_empty((n, s), dtype=torch.float32)
+    lse = torch.empty_like(log_p)
+    if log_p.numel():
+        with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+            forward_kernel[(blocks.grid(n, s),)](
+                logits,
+                target.contiguous(),
+                scale,
+                bias,
+                margin,
+                log_p,
+                lse,
+                n,
+                classes,
+                s,
+                *logits.stride(),
+                ignore_index,
+                ALIGN=cut.align,
+                SPATIAL=blocks.spatial,
+                ONE=classes <= blocks.block_c,
+                BLOCK_P=blocks.block_p,
+                BLOCK_C=blocks.block_c,
+                num_warps=blocks.num_warps,
+            )
+    return log_p, lse
+
+
+def _backward(
+    cut: _Cut,
+    result: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    log_p: Tensor,
+    lse: Tensor,
+    gradient: Tensor,
+    ignore_index: int,
+) -> None:
+    """Write the gradient by the logits to ``result``, by the kernel."""
+    n, classes, s = logits.shape
+    blocks = cut.blocks
+    if result.numel():
         with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
             backward_kernel[
                 (blocks.grid(n, s), 1 if blocks.spatial else -(-classes // blocks.block_c))
@@ -140,13 +179,12 @@ def row_logprob_backward(
                 *logits.stride(),
                 *result.stride(),
                 ignore_index,
-                ALIGN=_alignment(logits, result),
+                ALIGN=cut.align,
                 SPATIAL=blocks.spatial,
                 BLOCK_P=blocks.block_p,
                 BLOCK_C=blocks.block_c,
                 num_warps=blocks.num_warps,
             )
-    return fresh
 
 
 # As ops that torch.compile does not open, for graphs that it traces; eager calls go past them, for
@@ -278,8 +316,3 @@ def _alignment(*tensors: Tensor) -> int:
     _, classes, s = tensors[0].shape
     strides = [t.stride()[: 1 if s == 1 else 2] for t in tensors]
     return math.gcd(16, classes if s == 1 else s, *itertools.chain(*strides))
-
-
-def _power_of_2(size: int) -> int:
-    """The next power of 2."""
-    return 1 << (size - 1).bit_length()
