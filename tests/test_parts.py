@@ -91,7 +91,7 @@ def test_parts_of_regions_are_the_whole(
     assert 0 < max(accelerator) <= SMALL
 
 
-@pytest.mark.parametrize("row", [*TABLE, *SIGMOID_TABLE, *OF_SUMS], ids=lambda row: row.id)
+@pytest.mark.parametrize("row", [TABLE[1], SIGMOID_TABLE[0], *OF_SUMS[:2]], ids=lambda row: row.id)
 def test_the_host_looks_at_no_number(row: Any) -> None:
     """On a device that has none."""
     logits, targets = row.family.make((7, 2, 2), dtype=torch.float32)

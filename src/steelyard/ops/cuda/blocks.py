@@ -34,9 +34,11 @@ class Blocks(NamedTuple):
     num_warps: int
 
     @classmethod
-    def of(cls, classes: int, places: int, itemsize: int) -> "Blocks":
+    def of(
+        cls, classes: int, places: int, itemsize: int, heuristic: Heuristic | None = None
+    ) -> "Blocks":
         """For C classes, S places and logits of so many bytes."""
-        by = HEURISTIC
+        by = heuristic or HEURISTIC
         width = _power_of_2(classes)
         if places == 1:
             block_c = min(width, by.of_program)
