@@ -21,8 +21,7 @@ LAYOUTS = ("contiguous", "channels_last", "transposed", "sliced")
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(region, "SMALLEST", 3 * C)
-    monkeypatch.setattr(region, "LARGEST", 3 * C)
+    monkeypatch.setattr(region, "TILE", 3 * C)
 
 
 def make(form: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,7 +124,7 @@ def test_memory_is_that_of_the_gradient(shape: tuple[int, ...]) -> None:
     def forget() -> None:
         logits.grad = None
 
-    tiles = 4 * 4 * region.SMALLEST  # a few tiles, much beside logits as small as these
+    tiles = 4 * 4 * region.TILE  # a few tiles, much beside logits as small as these
     assert least_peak(lambda: loss(logits, target).backward(), forget) <= 1.1 * size + tiles
     with torch.no_grad():
         assert least_peak(lambda: loss(logits, target), forget) <= 0.1 * size + tiles

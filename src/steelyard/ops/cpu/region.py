@@ -27,9 +27,9 @@ from steelyard.ops.cpu.softmax import HIGH, LOG2E, LOW
 from steelyard.ops.problem import compute_dtype
 from steelyard.ops.region import Overlap, Slopes
 
-# Elements of a tile: it stays in the cache with what is computed from it, and is a part of the
-# logits, beside which it takes little.
-LARGEST, SMALLEST, PART = 2**19, 2**18, 32
+# Elements of a tile: so many that its calls and the waking of threads are little, so few that it
+# stays in the cache with what is computed from it.
+TILE = 2**19
 
 
 class Tile(NamedTuple):
@@ -109,7 +109,7 @@ def _tiles(logits: Tensor, overlap: Overlap, kept: Tensor | None) -> Iterator[Ti
     n, classes, size = logits.shape
     if not n * size:
         return
-    most = max(1, max(SMALLEST, min(logits.numel() // PART, LARGEST)) // classes)
+    most = max(1, TILE // classes)
     rows, columns = max(1, most // size), min(size, most)
     number = (1 if is_plain(overlap) else 2) + (kept is None)
     cells = classes * min(n * size, rows * columns)
