@@ -86,7 +86,7 @@ def test_the_lines_to_paste_run_and_are_the_loss_that_was_trained(item):
     exec(python_lines(item, options, '"macro_f1"'), scope)
     pasted, trained = scope["loss"], build_loss(item, options, np.array([50, 10, 2]), start=8)
     for epoch in (0, 9):
-        if item.deferred:
+        if item.reweighted:
             pasted.set_epoch(epoch)
             trained.set_epoch(epoch)
         torch.testing.assert_close(

@@ -13,7 +13,6 @@ from steelyard import compare
 from steelyard._results import read_results
 from steelyard.cli import main
 from steelyard.compare.study import Range
-from steelyard.compare.tables import groups
 from steelyard.compare.tables.data import from_any
 from steelyard.compare.tables.draws import draw_options
 from steelyard.compare.tables.groups import reference_groups, run_group
@@ -231,5 +230,5 @@ def test_damaged_references_are_named():
 def test_progress_is_told_draw_by_draw():
     shares = []
     (group,) = reference_groups(["boosted-trees"], [0])
-    groups.run_group(DATA, STUDY, group, shares.append)
+    run_group(DATA, STUDY, group, shares.append)
     assert shares == pytest.approx([1 / 3, 2 / 3, 1])

@@ -15,13 +15,15 @@ from steelyard.compare.tables.data import load_digits
 from steelyard.compare.tables.draws import draw_trials
 from steelyard.compare.tables.groups import Group, plan_groups, run_group
 from steelyard.compare.tables.objective import Objective, stack_order
-from steelyard.compare.tables.prepare import prepare
+from steelyard.compare.tables.prepare import Part, prepare
+from steelyard.compare.tables.sampler import Sampler
 from steelyard.compare.tables.shape import EMBEDDED, Shape
 from steelyard.compare.tables.stack import Networks
 from steelyard.compare.tables.study import Study
 from steelyard.compare.tables.train import AdamW, Plan, Rows, rate_factor, train
 
-NAMES = [item.name for item in CANDIDATES if not item.post_hoc]
+NAMES = [item.name for item in CANDIDATES if not item.post_hoc and item.sampling == "plain"]
+SAMPLING = [item.name for item in CANDIDATES if item.sampling != "plain"]
 DIGITS = load_digits()
 SEEDS, DRAWS, HIDDEN, SIZE = [0, 1], 2, 16, 32
 PLAIN, EMBEDDING = Shape(50, 0, HIDDEN, 1, 10), Shape(50, 3, HIDDEN, 2, 10)
@@ -32,6 +34,11 @@ START = 4  # deferred weights count in the last epoch
 def features_and_labels(seed):
     part = prepare(DIGITS, seed, 0.2, 0.2)
     return part.train.features[:, :50], part.train.labels, part.counts
+
+
+def sampler_of(name, seed):
+    x, y, _ = features_and_labels(seed)
+    return Sampler(seed, Part(x, y), candidate(name), START)
 
 
 def stack_of(names, seeds, dtype, shape=EMBEDDING):
@@ -56,7 +63,7 @@ def stack_of(names, seeds, dtype, shape=EMBEDDING):
             torch.tensor([[t.options[name] for t in row] for row in trials], dtype=dtype)
             for name in ("learning_rate", "weight_decay")
         ),
-        Plan(seeds, EPOCHS, SIZE),
+        Plan([sampler_of(names[0], seed) for seed in seeds], EPOCHS, SIZE),
         lambda epoch, losses: None,
     )
     return networks, trials
@@ -138,14 +145,21 @@ def alone(trial, dtype, shape):
     per_epoch = math.ceil(len(y) / SIZE)
     step = 0
     for epoch in range(EPOCHS):
-        if item.deferred:
+        if item.reweighted:
             loss.set_epoch(epoch)
-        order = np.random.default_rng([trial.seed, 2, epoch]).permutation(len(y))
-        for rows in np.array_split(order, per_epoch):
+        order, others, shares = sampler_of(trial.candidate, trial.seed)(epoch)
+        if item.sampling == "plain":
+            assert (
+                order == np.random.default_rng([trial.seed, 2, epoch]).permutation(len(y))
+            ).all()
+        read = x[order]
+        if others is not None:
+            read = read + torch.from_numpy(shares)[:, None].to(dtype) * (x[others] - read)
+        for rows in np.array_split(np.arange(len(order)), per_epoch):
             for group in optimiser.param_groups:
                 group["lr"] = rate * rate_factor(step, EPOCHS * per_epoch)
             optimiser.zero_grad()
-            loss(model(x[rows]), y[rows]).backward()
+            loss(model(read[rows]), y[order[rows]]).backward()
             optimiser.step()
             step += 1
     assert step >= 50
@@ -167,12 +181,27 @@ def test_every_candidate_in_the_stack_equals_itself_alone(dtype, tolerance, shap
                 assert distance < tolerance, (trial, name, distance)
 
 
+@pytest.mark.parametrize("name", SAMPLING)
+def test_what_samples_its_rows_equals_itself_alone(name):
+    networks, trials = stack_of([name], SEEDS, torch.float64)
+    for s, row in enumerate(trials):
+        for t, trial in enumerate(row):
+            for parameter, tensor in alone(trial, torch.float64, EMBEDDING).by_name().items():
+                distance = (networks.parameters[parameter][s, t] - tensor).abs().max().item()
+                assert distance < 1e-10, (trial, parameter, distance)
+
+
 def test_a_trial_does_not_feel_its_neighbours():
     together, trials = stack_of(["cross-entropy", "focal", "ldam"], [0], torch.float64)
     one, _ = stack_of(["focal"], [0], torch.float64)
     places = [i for i, trial in enumerate(trials[0]) if trial.candidate == "focal"]
     for a, b in zip(together.tensors, one.tensors, strict=True):
         torch.testing.assert_close(a[0, places], b[0], rtol=0, atol=1e-10)
+
+
+def plain_sampler(seed, rows):
+    labels = np.zeros(rows, dtype=np.int64)
+    return Sampler(seed, Part(np.zeros((rows, 1)), labels), candidate("cross-entropy"))
 
 
 def test_a_trial_that_diverges_leaves_the_others_alone():
@@ -187,7 +216,13 @@ def test_a_trial_that_diverges_leaves_the_others_alone():
         objective = Objective(losses, 2, "cpu", torch.float64)
         rate = torch.tensor([rates], dtype=torch.float64)
         train(
-            networks, objective, rows, rate, 0 * rate, Plan([0], 3, 10), lambda epoch, losses: None
+            networks,
+            objective,
+            rows,
+            rate,
+            0 * rate,
+            Plan([plain_sampler(0, 40)], 3, 10),
+            lambda epoch, losses: None,
         )
         return networks.parameters["layer1.weight"].detach()[0]
 
@@ -205,11 +240,12 @@ def test_adamw_skips_what_has_no_gradient_as_torch_does():
 def test_batches_hold_every_row_once_and_agree_for_one_seed():
     x = torch.arange(2 * 10, dtype=torch.float64).view(2, 10, 1)
     rows = Rows(x, torch.zeros(2, 10, dtype=torch.long))
-    seen = torch.cat([batch.features for batch in rows.batches(3, [4, 7], 4)], 1)
+    samplers = [plain_sampler(seed, 10) for seed in (4, 7)]
+    seen = torch.cat([batch.features for batch in rows.batches(3, samplers, 4)], 1)
     assert seen.sort(1).values.eq(x).all()
-    assert [b.labels.shape[1] for b in rows.batches(0, [4, 7], 4)] == [4, 3, 3]
+    assert [b.labels.shape[1] for b in rows.batches(0, samplers, 4)] == [4, 3, 3]
     alone = Rows(x[1:], rows.labels[1:])
-    again = torch.cat([batch.features for batch in alone.batches(3, [7], 4)], 1)
+    again = torch.cat([batch.features for batch in alone.batches(3, samplers[1:], 4)], 1)
     assert again[0].eq(seen[1]).all()
 
 
@@ -258,14 +294,25 @@ def test_groups_keep_draws_and_post_hoc_with_their_baseline():
     ]
 
 
-def test_grouping_changes_nothing_but_rounding():
-    study = Study(("cross-entropy", "post-hoc", "focal"), seeds=2, draws=2, epochs=3, hidden=8)
-    study64 = Study(**study.to_dict() | {"dtype": "float64"})
-    whole = run_group(DIGITS, study64, Group((0, 1), study.losses))
+def test_those_that_read_other_rows_train_apart():
+    names = ["cross-entropy", "balanced-sampling", "deferred-sampling", "smote", "ldam-drw"]
+    assert plan_groups(names, [0, 1], 2, 9) == [
+        Group((0, 1), ("cross-entropy", "ldam-drw")),
+        Group((0, 1), ("balanced-sampling",)),
+        Group((0, 1), ("deferred-sampling",)),
+        Group((0, 1), ("smote",)),
+    ]
+
+
+@pytest.mark.parametrize("units", [[("cross-entropy", "post-hoc"), ("focal",)], [("smote",)]])
+def test_grouping_changes_nothing_but_rounding(units):
+    losses = tuple(name for unit in units for name in unit)
+    study64 = Study(losses, seeds=2, draws=2, epochs=3, hidden=8, dtype="float64")
+    whole = run_group(DIGITS, study64, Group((0, 1), losses))
     parts = [
         cell
         for seed in (0, 1)
-        for names in (("cross-entropy", "post-hoc"), ("focal",))
+        for names in units
         for cell in run_group(DIGITS, study64, Group((seed,), names))
     ]
     for a, b in zip(whole, parts, strict=True):

@@ -31,6 +31,17 @@ CANDIDATES = (
         "CrossEntropyLoss",
         (Range("power", 0.25, 1.0, 1.0),),
     ),
+    Candidate(
+        "balanced-sampling", "Class-balanced sampling", "CrossEntropyLoss", sampling="balanced"
+    ),
+    Candidate(
+        "deferred-sampling",
+        "Deferred balanced sampling",
+        "CrossEntropyLoss",
+        sampling="balanced",
+        deferred=True,
+    ),
+    Candidate("smote", "SMOTE", "CrossEntropyLoss", sampling="smote"),
     Candidate("balanced-softmax", "Balanced softmax", "BalancedSoftmaxLoss", counts=True),
     Candidate("logit-adjusted", "Logit-adjusted", "LogitAdjustedLoss", (_TAU,), counts=True),
     Candidate("focal", "Focal", "FocalLoss", (Range("gamma", 0.5, 5.0, 2.0),)),
@@ -132,7 +143,7 @@ def build_loss(
     if candidate.counts:
         keywords["class_counts"] = counts
     loss: SoftmaxLoss = getattr(sy, candidate.loss)(**keywords)
-    if not candidate.deferred:
+    if not candidate.reweighted:
         return loss
     weight = sy.class_weights(counts, "effective", dtype=torch.float64)
     return sy.DeferredReweighting(loss, weight, start)
@@ -161,7 +172,7 @@ def python_lines(item: Candidate, options: Mapping[str, float], tuned_for: str =
         after = f"logits = sy.adjust_logits(logits, class_counts, tau={tau:g})  # at prediction"
         return "\n".join(["import steelyard as sy", _COUNTS, f"loss = {loss}", after])
     lines = ["import steelyard as sy"]
-    if item.counts or item.weighted or item.deferred:
+    if item.counts or item.weighted or item.reweighted:
         lines.append(_COUNTS)
     if item.weighted:
         power = f'sy.class_weights(class_counts, "power", power={options["power"]:g})'
@@ -171,7 +182,12 @@ def python_lines(item: Candidate, options: Mapping[str, float], tuned_for: str =
         lines.append(f"loss = {_call(item.loss, keywords, **given)}")
     if item.head == "cosine":
         lines.append("head = sy.CosineLinear(features, classes)  # in place of the last nn.Linear")
-    if item.deferred:
+    if item.sampling != "plain":
+        when = "from epoch 4 * epochs // 5 on, " if item.deferred else ""
+        lines.append(f"# {when}batches in which every class is as frequent as any other")
+    if item.sampling == "smote":
+        lines.append("# and rows of rare classes are points between two of them: SMOTE")
+    if item.reweighted:
         weight = 'sy.class_weights(class_counts, "effective")'
         lines.append(f"loss = sy.DeferredReweighting(loss, {weight}, start=4 * epochs // 5)")
         lines.append("# and loss.set_epoch(epoch) as each epoch begins")

@@ -80,7 +80,11 @@ class Candidate:
         space: the loss's own hyper-parameters; "power" sets class weights ∝ n_c^−power.
         counts: the loss is given the training split's class counts.
         head: "linear", or "cosine" for the normalised head that LDAM expects.
-        deferred: class weights (effective number of samples) set in late in training.
+        sampling: which rows an epoch reads: "plain" is each of them once; "balanced" draws every
+            class as often as any other; "smote" does too, and where a class has fewer rows than
+            the largest it reads points between a row and one of its nearest of that class.
+        deferred: what it does about imbalance sets in late in training: the sampling, or else class
+            weights (effective number of samples).
         post_hoc: no training at all: the logits of the cross-entropy model are moved, by
             −τ·log prior.
         tuned: post hoc too, by the biases that score best on the validation rows.
@@ -92,9 +96,15 @@ class Candidate:
     space: tuple[Range, ...] = ()
     counts: bool = False
     head: Literal["linear", "cosine"] = "linear"
+    sampling: Literal["plain", "balanced", "smote"] = "plain"
     deferred: bool = False
     post_hoc: bool = False
     tuned: bool = False
+
+    @property
+    def reweighted(self) -> bool:
+        """Whether class weights set in late."""
+        return self.deferred and self.sampling == "plain"
 
     @property
     def weighted(self) -> bool:

@@ -85,7 +85,11 @@ def _in_words(item: Candidate) -> str:
         parts.append("with class_weights")
     if item.head != "linear":
         parts.append(f"on a {item.head} head")
-    if item.deferred:
+    if item.sampling == "smote":
+        parts.append("on classes drawn evenly, and points between rows of rare ones")
+    if item.sampling == "balanced":
+        parts.append("on classes drawn evenly" + ", late in training" * item.deferred)
+    if item.reweighted:
         parts.append("with weights that set in late")
     if item.post_hoc:
         moved = "tune_biases on the validation rows" if item.tuned else "adjust_logits"

@@ -116,8 +116,19 @@ def plan_groups(names: Iterable[str], seeds: Sequence[int], draws: int, trials: 
 
     A group is whole seeds where that fits, else a part of one seed's candidates. A candidate's
     draws stay together, for they are chosen among; so do post-hoc adjustment and the baseline.
+    Those that read other rows train apart, for a stack reads its rows once.
     """
-    units = _units(list(names))
+    reading: dict[tuple[str, bool], list[str]] = {}
+    for name in names:
+        item = candidate(name)
+        reading.setdefault((item.sampling, item.deferred and not item.reweighted), []).append(name)
+    return [
+        group for some in reading.values() for group in _of_one_reading(some, seeds, draws, trials)
+    ]
+
+
+def _of_one_reading(names: list[str], seeds: Sequence[int], draws: int, trials: int) -> list[Group]:
+    units = _units(names)
     per_seed = draws * sum(map(len, units))
     if per_seed <= trials:
         n = trials // per_seed

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from steelyard.compare.tables.objective import Objective
+from steelyard.compare.tables.sampler import Sampler
 from steelyard.compare.tables.stack import Networks
 
 _WARM_UP = 0.05  # share of the steps in which the learning rate rises; then a cosine to zero
@@ -38,19 +39,30 @@ class Rows:
         y = torch.stack([torch.from_numpy(part) for part in labels])
         return cls(x.to(device=device, dtype=dtype), y.to(device))
 
-    def batches(self, epoch: int, seeds: Sequence[int], size: int) -> Iterator[Rows]:
-        """One epoch in an order that depends on seed and epoch alone.
+    def batches(self, epoch: int, samplers: Sequence[Sampler], size: int) -> Iterator[Rows]:
+        """One epoch as the sampler of each seed has it.
 
         The batches are of nearly equal size: a short last one would be a noisy step.
         """
         n = self.labels.shape[1]
-        order = np.stack([np.random.default_rng([seed, 2, epoch]).permutation(n) for seed in seeds])
-        offsets = n * np.arange(len(seeds))[:, None]
-        index = torch.from_numpy(order + offsets).to(self.labels.device)  # into (S·n, d)
+        readings = [sampler(epoch) for sampler in samplers]
+        rows = self._placed([reading.rows for reading in readings])
+        others = [r.others for r in readings if r.others is not None]
+        mixing = None
+        if others:
+            shares = np.stack([r.shares for r in readings if r.shares is not None])
+            mixing = self._placed(others), torch.from_numpy(shares).to(self.features)
         features, labels = self.features.flatten(0, 1), self.labels.flatten()
-        for part in index.tensor_split(math.ceil(n / size), 1):
-            rows = part.flatten()
-            yield Rows(features[rows].view(*part.shape, -1), labels[rows].view(part.shape))
+        for part in torch.arange(n, device=rows.device).tensor_split(math.ceil(n / size)):
+            read = features[rows[:, part]]
+            if mixing is not None:
+                read = read.lerp(features[mixing[0][:, part]], mixing[1][:, part, None])
+            yield Rows(read, labels[rows[:, part]])
+
+    def _placed(self, places: Sequence[np.ndarray]) -> Tensor:
+        """Places in each seed's rows as places in those of all seeds, (S, n)."""
+        offsets = self.labels.shape[1] * np.arange(len(places))[:, None]
+        return torch.from_numpy(np.stack(places) + offsets).to(self.labels.device)
 
 
 class AdamW:
@@ -93,9 +105,9 @@ def rate_factor(step: int, steps: int) -> float:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, and in what order, a stack trains."""
+    """How long, and on what, a stack trains: `samplers` has one of each seed."""
 
-    seeds: Sequence[int]
+    samplers: Sequence[Sampler]
     epochs: int
     batch_size: int
 
@@ -117,7 +129,7 @@ def train(
         rows: training rows of each seed.
         rate: (S, T) learning rates.
         decay: (S, T) weight decays.
-        plan: seeds, epochs and batch size.
+        plan: samplers, epochs and batch size.
         after_epoch: called with the epoch and the mean training losses (S, T).
     """
     optimiser = AdamW(networks.tensors, rate, decay)
@@ -126,7 +138,7 @@ def train(
     for epoch in range(plan.epochs):
         objective.set_epoch(epoch)
         total = torch.zeros_like(rate)
-        for batch in rows.batches(epoch, plan.seeds, plan.batch_size):
+        for batch in rows.batches(epoch, plan.samplers, plan.batch_size):
             losses = objective(networks.logits(batch.features), batch.labels)
             # Trials share no parameter: the gradient of the sum is each one's own.
             gradients = torch.autograd.grad(losses.sum(), networks.tensors, allow_unused=True)

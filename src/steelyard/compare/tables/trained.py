@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from steelyard import _results, metrics
+from steelyard.compare.candidates import candidate
 from steelyard.compare.scores import Scoring
 from steelyard.compare.tables.drawn import Drawn
 from steelyard.compare.tables.objective import Objective
 from steelyard.compare.tables.prepare import Part, Prepared
+from steelyard.compare.tables.sampler import Sampler
 from steelyard.compare.tables.stack import Networks
 from steelyard.compare.tables.study import Study
 from steelyard.compare.tables.train import Plan, Rows, train
@@ -120,10 +122,20 @@ def train_stack(
         rows,
         option("learning_rate"),
         option("weight_decay"),
-        Plan(drawn.seeds, epochs, batch_size),
+        Plan(_samplers(drawn, prepared, study), epochs, batch_size),
         after_epoch,
     )
     return Trained(study, scoring, drawn, prepared, networks, curves, validation)
+
+
+def _samplers(drawn: Drawn, prepared: Sequence[Prepared], study: Study) -> list[Sampler]:
+    """What each seed reads; the trials of a stack read the same."""
+    kind = candidate(drawn.trials[0][0].candidate)
+    start = study.budget(len(prepared[0].train.labels)).deferral_epoch
+    return [
+        Sampler(seed, part.train, kind, start)
+        for seed, part in zip(drawn.seeds, prepared, strict=True)
+    ]
 
 
 def selecting_scores(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from steelyard.compare.sampling import evenly
 from steelyard.compare.study import StudyError
 from steelyard.compare.training.streams import stream
 
@@ -85,11 +86,7 @@ def balanced(rows: np.ndarray, labels: np.ndarray, seed: int, epoch: int) -> np.
         epoch: of the training.
     """
     rng = np.random.default_rng(stream(seed, "balanced order", epoch))
-    order = np.argsort(labels, kind="stable")
-    _, first, size = np.unique(labels[order], return_index=True, return_counts=True)
-    drawn = rng.integers(len(size), size=len(rows))
-    place = first[drawn] + (rng.random(len(rows)) * size[drawn]).astype(np.int64)
-    chosen: np.ndarray = rows[order][place]
+    chosen: np.ndarray = rows[evenly(labels, rng)]
     return chosen
 
 

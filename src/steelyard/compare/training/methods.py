@@ -71,6 +71,7 @@ def _library(item: Candidate) -> Method:
         item.name,
         item.title,
         item,
+        sampling="balanced" if item.sampling == "balanced" else "plain",
         deferred=item.deferred,
         rider="adjusted" if item.post_hoc else None,
     )
@@ -83,14 +84,6 @@ _DEFERRED = Candidate(
 _METHODS = (
     Method("tau-normalised", "τ-normalised head", _PLAIN, rider="normalised"),
     _library(_DEFERRED),
-    Method("balanced-sampling", "Class-balanced sampling", _PLAIN, sampling="balanced"),
-    Method(
-        "deferred-sampling",
-        "Deferred balanced sampling",
-        _PLAIN,
-        sampling="balanced",
-        deferred=True,
-    ),
 )
 _WITHOUT_HEADS = {
     "linear": "the last layer of the network, as in head='fc'",
@@ -100,7 +93,9 @@ _WITHOUT_HEADS = {
 
 def _all() -> dict[str, Method]:
     """Every method by name, from the simplest to the most elaborate."""
-    library = [_library(item) for item in CANDIDATES if not item.tuned]
+    # Points between two rows are for numbers, not for images and text.
+    items = [item for item in CANDIDATES if not item.tuned and item.sampling != "smote"]
+    library = [_library(item) for item in items]
     cheap, rest = library[:3], library[3:]  # cross-entropy, post-hoc, weighted
     whole = [*cheap[:2], _METHODS[0], cheap[2], *_METHODS[1:], *rest]
     heads = [

@@ -234,9 +234,6 @@ def _code(method: Method, done: Sequence[Mapping[str, Any]]) -> str | None:
             "# at prediction, with weight and bias of the last layer:\n"
             f"logits = (logits - bias) / weight.norm(dim=1) ** {options['tau']:g}"
         )
-    if method.sampling == "balanced":
-        when = "from epoch 4 * epochs // 5 on, " if method.deferred else ""
-        lines.append(f"# {when}batches in which every class is as frequent as any other")
     return "\n".join([*lines, recipe])
 
 
