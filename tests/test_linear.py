@@ -14,7 +14,7 @@ from table_sigmoid import SIGMOID_TABLE
 from torch import Tensor, nn
 
 import steelyard as sy
-from steelyard.ops import linear
+from steelyard.ops import linear_tiles
 
 ROWS = [*TABLE, *SIGMOID_TABLE]
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
@@ -23,8 +23,8 @@ D = 6
 
 @pytest.fixture(autouse=True)
 def several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "ROWS", 3)
-    monkeypatch.setattr(linear, "ELEMENTS", 1)
+    monkeypatch.setattr(linear_tiles, "ROWS", 3)
+    monkeypatch.setattr(linear_tiles, "ELEMENTS", 1)
 
 
 def head(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -187,15 +187,19 @@ def test_what_is_frozen_costs_no_product(frozen: int, monkeypatch: pytest.Monkey
     inputs[frozen].requires_grad_(False)
     target = torch.arange(8) % C
     loss = sy.CrossEntropyLoss()
-    made: list[linear._Gradients] = []
-    add = linear._Gradients.add
+    made: list[linear_tiles.Gradients] = []
+    add = linear_tiles.Gradients.add
     monkeypatch.setattr(
-        linear._Gradients, "add", lambda self, *tile: (made.append(self), add(self, *tile))[1]
+        linear_tiles.Gradients, "add", lambda self, *tile: (made.append(self), add(self, *tile))[1]
     )
     sy.linear_loss(loss, inputs[0], inputs[1], target, bias=inputs[2]).backward()
     parts = (made[0].features, made[0].weight, made[0].bias)
     assert [part is None for part in parts] == [place == frozen for place in range(3)]
     assert [each.grad is None for each in inputs] == [place == frozen for place in range(3)]
+    made.clear()
+    with torch.no_grad():
+        sy.linear_loss(loss, inputs[0], inputs[1], target, bias=inputs[2])
+    assert not made
 
 
 def test_gradients_of_gradients_and_many_at_once() -> None:

@@ -9,8 +9,8 @@ from steelyard import ops
 from steelyard.losses.contract import described
 from steelyard.losses.module import Loss
 from steelyard.losses.regions import RegionLoss
-from steelyard.ops.linear import Head
 from steelyard.ops.linear import losses as losses_of_head
+from steelyard.ops.linear_tiles import Head
 from steelyard.schedule import DeferredReweighting
 
 __all__ = ["linear_loss"]

@@ -53,17 +53,26 @@ def losses(logits: Tensor, problem: Problem, reduction: Reduction) -> Tensor:
     if not problem.of_indices:
         rows = _Distributions.apply(logits, problem)  # type: ignore[no-untyped-call]
         return reduction(rows, problem, problem.sample_weight)[0]
-    target, classes = problem.target, logits.shape[1]
+    ignored = assert_classes(problem, logits.shape[1])
+    node = _Distributions if problem.all_classes else _Indices
+    rows = node.apply(logits, problem)  # type: ignore[no-untyped-call]
+    share = problem.share(problem.target.masked_fill(ignored, 0), ignored)
+    return reduction(rows, problem, share)[0]
+
+
+def assert_classes(problem: SoftmaxProblem, classes: int) -> Tensor:
+    """Refuse an index that is no class, when the graph runs; which positions are ignored.
+
+    Compiled code would read outside of its memory, or count from the end.
+    """
+    target = problem.target
     ignored = target == problem.ignore_index
-    # Compiled code would read outside of its memory, or count from the end.
     compat.assert_async(
         (((target >= 0) & (target < classes)) | ignored).all(),
         f"a target is outside [0, {classes}) and is not ignore_index={problem.ignore_index}; the "
         "same call outside of torch.compile names it",
     )
-    node = _Distributions if problem.all_classes else _Indices
-    rows = node.apply(logits, problem)  # type: ignore[no-untyped-call]
-    return reduction(rows, problem, problem.share(target.masked_fill(ignored, 0), ignored))[0]
+    return ignored
 
 
 class _Cells(torch.autograd.Function):

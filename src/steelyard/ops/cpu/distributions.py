@@ -62,7 +62,6 @@ def _exponentials(
     edited(problem, 1.0, logits, own, x)
     total = _sums(x, e)
     if not _in_range(total):
-        logits = room.again() if room.again is not None else logits
         edited(problem, 1.0, logits, own, x)
         if index is not None:  # whatever ignored positions hold; it may be all that was wrong
             x.masked_fill_((problem.target == problem.ignore_index).unsqueeze(1), 0)
@@ -101,4 +100,4 @@ def _distribution(problem: SoftmaxProblem, index: Tensor | None, q: Tensor) -> T
 
 
 # It has many passes: on less than this one thread is half as fast.
-ARITHMETIC = Arithmetic(losses, scratch=2, smallest=2**16, in_place=True)
+ARITHMETIC = Arithmetic(losses, scratch=2, smallest=2**16)

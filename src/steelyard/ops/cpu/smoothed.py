@@ -41,15 +41,13 @@ def losses(problem: SoftmaxProblem, logits: Tensor, room: Room) -> tuple[Tensor,
     value, total = _losses(x, index, u, v, spread, whole)
     if not _sound(value, total):
         # Whatever ignored positions hold; it may be all that was wrong, and no other may feel it.
-        logits = room.again() if room.again is not None else logits
         x = edited(problem, LOG2E, logits, index.unsqueeze(1), e)
         x.masked_fill_(ignored.unsqueeze(1), 0)
         value, total = _losses(x, index, u, v, spread, whole)
     if not _sound(value, total):
-        logits = room.again() if room.again is not None else logits
         many = range(distributions.ARITHMETIC.scratch)
         scratch = tuple(torch.empty_like(e) for _ in many)
-        return distributions.losses(problem, logits, room._replace(scratch=scratch, again=None))
+        return distributions.losses(problem, logits, room._replace(scratch=scratch))
     counts = ignored.logical_not().to(e.dtype)
     if problem.sample_weight is not None:
         counts.mul_(problem.sample_weight)
@@ -79,4 +77,4 @@ def _sound(value: Tensor, total: Tensor) -> bool:
     return low.item() >= LOW and high.item() <= HIGH and math.isfinite(value.sum().item())
 
 
-ARITHMETIC = Arithmetic(losses, smallest=2**16, in_place=True)
+ARITHMETIC = Arithmetic(losses, smallest=2**16)

@@ -66,7 +66,6 @@ def _exponentials(
     others, e_y = _sums(e, own)
     sound = _in_range(e_y, others)
     if not sound:
-        logits = room.again() if room.again is not None else logits
         # Whatever ignored positions hold; it may be all that was wrong, and no other may feel it.
         edited(problem, LOG2E, logits, own, e).masked_fill_(ignored.unsqueeze(1), 0)
         others, e_y = _sums(e, own)
@@ -119,4 +118,4 @@ def edited(
     return x
 
 
-ARITHMETIC = Arithmetic(losses, in_place=True)
+ARITHMETIC = Arithmetic(losses)

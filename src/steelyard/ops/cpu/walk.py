@@ -19,14 +19,12 @@ class Room(NamedTuple):
         scratch: more tensors of the tile's shape. What is allocated anew for every tile may cost
             more in page faults than its numbers.
         wanted: whether the gradient is.
-        again: gives the tile's logits once more, where ``gradient`` is the memory that held them.
     """
 
     gradient: Tensor
     factor: Tensor | None
     scratch: tuple[Tensor, ...]
     wanted: bool
-    again: Callable[[], Tensor] | None = None
 
 
 class Arithmetic(NamedTuple):
@@ -39,8 +37,6 @@ class Arithmetic(NamedTuple):
         factor: whether the gradient has a factor per position.
         scratch: how many more tensors of the tile's shape it wants.
         smallest, largest: the size of a tile that has a place of its own.
-        in_place: whether the gradient may take the memory of the logits: these are read once
-            before anything is written there, and after that from ``room.again``.
     """
 
     losses: Callable[[Any, Tensor, Room], tuple[Tensor, Tensor | None]]
@@ -48,7 +44,6 @@ class Arithmetic(NamedTuple):
     scratch: int = 0
     smallest: int = 2**14
     largest: int = 2**19
-    in_place: bool = False
 
 
 # Elements of a tile: so many that waking the threads is nothing, so few that they stay in cache,
