@@ -38,7 +38,8 @@ def read(name: str, files: Path) -> Data:
 
         frame = rdata.read_rda(files / SHUTTLE)["Shuttle"]
     else:
-        lines = (files / KEEL / name / f"{name}.dat").read_text().splitlines()
+        path = min((files / KEEL / name).glob(f"{name}.dat*"))  # .dat, or .data.txt
+        lines = path.read_text().splitlines()
         rows = [line.replace(" ", "").split(",") for line in lines if line and line[0] != "@"]
         frame = pd.DataFrame(rows)
     features, labels = frame.iloc[:, :-1], frame.iloc[:, -1].astype(str)

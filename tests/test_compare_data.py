@@ -382,3 +382,25 @@ def test_columns_of_two_values_come_after_the_numbers():
     assert min(values[:2]) > 10
     assert values[2:] == [2, 2, 2]
     assert part.test.features[:, 2:].shape == (40, 3)
+
+
+def test_the_components_of_a_text_are_no_numbers_to_embed():
+    """Thirty of them would otherwise be more than embeddings are for, and switch them off."""
+    rng = np.random.default_rng(0)
+    words = [f"w{k}" for k in range(200)]
+    numbers = rng.normal(size=(200, 3))
+    numbers[::9, 1] = np.nan
+    table = pl.DataFrame(
+        {
+            "constant": np.ones(200),
+            "said": [" ".join(rng.choice(words, 5)) for _ in range(200)],
+            **{f"n{k}": column for k, column in enumerate(numbers.T)},
+            "flag": rng.random(200) < 0.5,
+        }
+    )
+    part = prepare(from_any(table, np.arange(200) % 2), 0, 0.2, 0.2)
+    assert part.numeric == 3
+    assert part.width == 3 + 1 + 1 + 30  # a flag, and one that tells where a number is missing
+    values = [len(set(column)) for column in part.train.features.T]
+    assert sorted(values)[:2] == [2, 2]
+    assert min(values[:3]) > 90

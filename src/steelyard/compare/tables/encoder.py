@@ -36,25 +36,41 @@ class Encoder:
     def __call__(self, numbers: np.ndarray, rest: pl.DataFrame | None) -> np.ndarray:
         """Features (n, d) float32 of numeric columns (n, …) and of the others.
 
-        Those with more than two values in the training rows come first; `numeric` counts them.
+        Numbers with more than two values in the training rows come first; `numeric` counts them.
+        Neither flags nor the components of a text are numbers whose neighbours differ in meaning.
         """
         step = "transform" if self.fitted else "fit_transform"
         with warnings.catch_warnings():
             # Unknown categories become zeros and empty columns vanish: what we want.
             warnings.simplefilter("ignore")
+            text = np.zeros(numbers.shape[1], dtype=bool)
             if rest is not None:
                 encoded = getattr(self.table, step)(rest)
                 if encoded.width:  # every column may have been empty
                     numbers = np.hstack([numbers, encoded.to_numpy().astype(np.float64)])
+                    text = np.append(text, np.isin(encoded.columns, self._components()))
             matrix = self._vary(step, numbers)
         if not self.fitted:
             # Constant columns are gone: whoever has neither end between its ends has two values.
             low, high = matrix.min(0), matrix.max(0)
-            flags = ((matrix == low) | (matrix == high)).all(0)
-            self.order = np.argsort(flags, kind="stable")
-            self.numeric = int((~flags).sum())
+            others = ((matrix == low) | (matrix == high)).all(0) | self._kept(text)
+            self.order = np.argsort(others, kind="stable")
+            self.numeric = int((~others).sum())
         self.fitted = True
         return np.ascontiguousarray(matrix[:, self.order], dtype=np.float32)
+
+    def _components(self) -> list[str]:
+        """Names of the encoded columns that are components of texts."""
+        texts = self.table.kind_to_columns_["high_cardinality"]
+        return [name for text in texts for name in self.table.input_to_outputs_[text]]
+
+    def _kept(self, columns: np.ndarray) -> np.ndarray:
+        """A mark of each column before the pipeline as a mark of each after it."""
+        _, imputer, threshold, _ = self.matrix.named_steps.values()
+        there = columns[~np.isnan(imputer.statistics_)]
+        missing = np.zeros(len(threshold.variances_) - len(there), dtype=bool)
+        kept: np.ndarray = np.append(there, missing)[threshold.get_support()]
+        return kept
 
     def _vary(self, step: str, numbers: np.ndarray) -> np.ndarray:
         try:
