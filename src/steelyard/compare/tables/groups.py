@@ -67,7 +67,7 @@ def run_group(data: Data, study: Study, group: Group, tick: Tick | None = None) 
         (seed,), (name,) = group.seeds, group.candidates
         return [reference_cell(study, scoring, prepared[seed], seed, name, tick or _nobody)]
     cells: list[Cell] = []
-    with _one_thread():
+    with one_thread():
         for seeds in _of_one_shape(group.seeds, prepared):
             share, done = len(seeds) / len(group.seeds), len(cells) / len(group.cells)
 
@@ -97,7 +97,7 @@ def _of_one_shape(seeds: Sequence[int], prepared: Mapping[int, Prepared]) -> Ite
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Compute with one thread; more cores are for more groups.
 
     Sums come out the same whatever the machine, and small operations do not wait for each other

@@ -20,17 +20,20 @@ from steelyard.compare.machine import (
     free_memory,
     in_words,
 )
+from steelyard.compare.progress import clock
 from steelyard.compare.store import Store
 from steelyard.compare.study import StudyError
 from steelyard.compare.tables.data import Data
 from steelyard.compare.tables.groups import Group, plan_groups, reference_groups, timed_group
 from steelyard.compare.tables.prepare import Prepared, prepare
+from steelyard.compare.tables.rehearsal import rehearse
 from steelyard.compare.tables.results import assemble
 from steelyard.compare.tables.shape import Shape
 from steelyard.compare.tables.study import Study
 
 _LARGEST_GROUP = 32  # trials: on a CPU more gain nothing, and a kill would cost more
 _MEMORY_SHARE = 0.25
+_LONG = 60  # seconds: a study of less needs no notice
 
 
 class Watcher(Protocol):
@@ -114,15 +117,19 @@ def run_study(
         wanted = [cell for group in groups for cell in group.cells]
         cells = {key: stored[key] for key in wanted if key in stored}
         missing = [group for group in groups if not cells.keys() >= set(group.cells)]
-        if missing:
-            store.check_writable()
-            watcher.note(_announcement(study, first))
-        watcher.begin(missing, list(cells.values()))
         if workers is None:
             each = min(chosen["group"], study.draws * len(study.losses)) * _trial_bytes(
                 study, first
             )
             workers = fitting_workers(study.device, each)
+        if missing:
+            store.check_writable()
+            watcher.note(_announcement(study, first))
+            if not isinstance(watcher, Silence) and backend == "local":
+                seconds = rehearse(study, first, missing) / min(workers, len(missing))
+                if seconds > _LONG:
+                    watcher.note(f"about {clock(seconds)} in all, by a few steps that were timed")
+        watcher.begin(missing, list(cells.values()))
         for group, new, seconds in _execute(
             data, study, missing, watcher, workers, backend, address
         ):
