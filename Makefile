@@ -6,8 +6,11 @@ DEMO_OUT ?= demo-results
 DOCS_OUT ?= docs/_build/html
 
 LOWEST := .venv-lowest/bin
+GPU := .venv-gpu/bin
+GPU_OUT ?= gpu-results
+PEERS ?= liger-kernel quack-kernels cut-cross-entropy
 
-.PHONY: demo test slow lowest lint types layers check docs pictures notebooks bench clean
+.PHONY: demo test slow lowest lint types layers check docs pictures notebooks bench gpu clean
 
 .venv/demo: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Steelyard needs Python 3.11 or newer; name one with make PYTHON=python3.12")'
@@ -76,5 +79,19 @@ bench: .venv/bench
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.labels
 
+# On a bare machine with a driver and the torch that fits it, which PYTHON has: nothing here replaces
+# that. A peer that does not install is left out.
+.venv-gpu/done: pyproject.toml
+	$(PYTHON) -c 'import torch'
+	$(PYTHON) -m venv --system-site-packages .venv-gpu
+	$(GPU)/pip install --quiet --disable-pip-version-check expecttest numpy pytest pytest-timeout sybil pytest-xdist
+	for peer in $(PEERS); do \
+		timeout 90 $(GPU)/pip install --quiet --disable-pip-version-check $$peer || echo "$$peer does not install"; \
+	done
+	touch $@
+
+gpu: .venv-gpu/done
+	PYTHONPATH=src $(GPU)/python -m benchmarks.gpu --out $(GPU_OUT)
+
 clean:
-	rm -rf .venv .venv-lowest $(DEMO_OUT) docs/_build build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-lowest .venv-gpu $(DEMO_OUT) $(GPU_OUT) docs/_build build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -86,7 +86,12 @@ def tutorial_focal(problem: Problem) -> Tensor:
 
 
 def cross_entropy(problem: Problem) -> Tensor:
-    return F.cross_entropy(problem.logits, problem.target, problem.weight)
+    return F.cross_entropy(problem.logits, problem.target, _weight(problem))
+
+
+def _weight(problem: Problem) -> Tensor:
+    """In the dtype of the logits: PyTorch takes no other."""
+    return problem.weight.to(problem.logits.dtype)
 
 
 def compiled(loss: Loss) -> Callable[[Problem], Loss]:
@@ -151,7 +156,7 @@ def quack(_: Problem) -> Loss:
 
 
 def smoothed(_: Problem) -> Loss:
-    return lambda p: F.cross_entropy(p.logits, p.target, p.weight, label_smoothing=0.1)
+    return lambda p: F.cross_entropy(p.logits, p.target, _weight(p), label_smoothing=0.1)
 
 
 def peers() -> Iterator[Peer]:

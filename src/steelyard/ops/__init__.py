@@ -7,7 +7,8 @@
 * :mod:`~steelyard.ops.reference`, the definition itself, and the oracle of all others;
 * :mod:`~steelyard.ops.cpu`: a walk over tiles, a tile's arithmetic for each family, and a short way
   for few logits;
-* :mod:`~steelyard.ops.cuda`: kernels, and what launches them;
+* :mod:`~steelyard.ops.cuda`: kernels, what launches them, and their proof at first use;
+* :mod:`~steelyard.ops.parts`: the definition on parts, for what has no kernel on an accelerator;
 * :mod:`~steelyard.ops.graph`: the gradient written out, for a graph that the user compiles.
 
 :mod:`~steelyard.ops.linear` walks over the rows of features, so that logits live no longer than
