@@ -78,10 +78,12 @@ def test_the_readme_cites_the_paper_of_each_docstring():
 
 def test_the_readme_shows_the_default_study():
     candidates = pytest.importorskip("steelyard.compare.candidates")
+    references = pytest.importorskip("steelyard.compare.tables.references").REFERENCES
     _, _, output = README.partition("$ steelyard compare\n")
     output = output.partition("```")[0]
     shown = re.findall(r"^(\S.*?)  +\d+\.\d ±", output, re.MULTILINE)
-    assert shown == [candidates.candidate(name).title for name in candidates.DEFAULT]
+    titles = [candidates.candidate(name).title for name in candidates.DEFAULT]
+    assert shown == titles + [item.title for item in references]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
