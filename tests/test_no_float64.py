@@ -151,6 +151,30 @@ def test_the_mean_of_a_step_over_micro_batches(without: RefuseFloat64) -> None:
     torch.testing.assert_close(summed, whole)
 
 
+@pytest.mark.parametrize(
+    "loss", [sy.FocalLoss(label_smoothing=0.1), sy.LogitAdjustedLoss(class_counts=[9, 5, 1])]
+)
+def test_a_head_and_its_loss_in_one(loss: sy.SoftmaxLoss, without: RefuseFloat64) -> None:
+    features, weight = torch.randn(6, 4), torch.randn(3, 4, requires_grad=True)
+    target = torch.arange(6) % 3
+    (true,) = torch.autograd.grad(loss(features @ weight.t(), target), weight)
+    loss = loss.to("cpu")
+    with without:
+        value = sy.linear_loss(loss, features, weight, target)
+        (found,) = torch.autograd.grad(value, weight)
+    torch.testing.assert_close(found, true)
+
+
+@pytest.mark.parametrize("wrap", [sy.ExactMean, lambda loss: loss.with_weight([1.0, 2.0, 3.0])])
+def test_what_holds_a_loss_moves_too(wrap: Any, gpu: torch.device) -> None:
+    held = wrap(sy.LogitAdjustedLoss(class_counts=[9, 5, 1])).to(gpu)
+    logits = torch.randn(4, 3).to(gpu).requires_grad_()
+    held(logits, torch.zeros(4, dtype=torch.long, device=gpu)).backward()
+    deferred = sy.DeferredReweighting(sy.FocalLoss(), weight=[1.0, 2.0, 3.0], start=1).to(gpu)
+    deferred.set_epoch(1)
+    deferred(logits, torch.zeros(4, dtype=torch.long, device=gpu)).backward()
+
+
 def test_which_devices_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compat.widest(torch.device("mps")) is torch.float32
     for name in ("cpu", "cuda:1", "meta"):
