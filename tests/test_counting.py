@@ -1,5 +1,6 @@
 """count_classes: every source gives what a loop over its labels gives."""
 
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -437,3 +438,25 @@ class TestProgress:
         )
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
+
+
+def test_a_void_label_that_is_counted_is_named():
+    void = torch.tensor([[[0, 1], [2, 255]]], dtype=torch.uint8)
+    with pytest.warns(UserWarning, match="occurs nowhere: if 255 marks pixels .* ignore_index=255"):
+        assert len(count_classes(void)) == 256
+    with pytest.warns(UserWarning, match=re.escape("by (mask > 0)")):
+        count_classes(torch.tensor([[[0, 255], [0, 0]]]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "options"),
+    [
+        ([[[0, 255]]], {"num_classes": 256}),
+        ([[[0, 255]]], {"ignore_index": 255}),
+        ([[[0, 254, 255]]], {}),
+        ([[[0, 100]]], {}),
+        ([0, 255], {}),  # one label per sample: a class like any other
+    ],
+)
+def test_what_may_be_a_class_is_counted_without_a_word(labels, options):
+    count_classes(torch.tensor(labels), **options)  # warnings are errors

@@ -39,6 +39,7 @@ WEIGHTS: list[tuple[Any, type[Exception], str]] = [
     ("balanced", TypeError, "weight='balanced' cannot be read as one number per class"),
     ([[1.0], [1.0, 2.0]], TypeError, "cannot be read as one number per class"),
     ({"cat": 2.0}, TypeError, "weight has the key 'cat': the keys of a dict are class indices"),
+    ({"cat": 2.0}, TypeError, "[numbers[name] for name in class_counts.names]"),
     ({-1: 2.0}, TypeError, "weight has the key -1: the keys of a dict are class indices 0, 1, 2"),
     ({0: "two"}, TypeError, "weight of class 0 is 'two': expected a number"),
     ({0: None}, TypeError, "weight of class 0 is None: expected a number"),
@@ -230,7 +231,7 @@ CALLS: list[tuple[Any, Any, type[Exception], str]] = [
     (LOGITS, TARGET.float(), TypeError, "class indices are integers, use target.long()"),
     (LOGITS[0], TARGET[0].float(), TypeError, "class indices are integers, use target.long()"),
     (LOGITS, TARGET > 0, TypeError, "target is torch.bool, expected class indices"),
-    (LOGITS, LOGITS.long(), ValueError, "one-hot integers become probabilities by target.float()"),
+    (LOGITS, LOGITS.long(), ValueError, "integers of 0 and 1 are several labels for sy"),
     (
         LOGITS,
         torch.tensor([0, 1, 2]),
@@ -268,6 +269,43 @@ def test_call(logits: Any, target: Any, error: type[Exception], text: str) -> No
             loss(logits, target)
         with raises(error, text):
             sy.explain(loss, logits, target)
+
+
+NOT_PROBABILITIES: list[tuple[list[float], str]] = [
+    (
+        [1.0, 1.0, 1.0],
+        "the probabilities of target[1] sum to 3: expected 1 over the class dimension",
+    ),
+    (
+        [0.0, -1.0, 1.0],
+        "target[1, 1] is -1.0: probabilities are numbers ≥ 0; a position that is not",
+    ),
+    ([0.0, NAN, 1.0], "target[1, 1] is nan: probabilities are numbers ≥ 0"),
+    ([-100.0, 1.0, 0.0], "target[1, 0] is -100.0: probabilities are numbers ≥ 0"),
+]
+
+
+@pytest.mark.parametrize(("row", "text"), NOT_PROBABILITIES, ids=lambda v: None)
+def test_targets_that_cannot_be_probabilities(row: list[float], text: str) -> None:
+    target = torch.tensor([[0.0, 1.0, 0.0], row])
+    with raises(ValueError, text):
+        sy.CrossEntropyLoss()(LOGITS, target)
+    with raises(ValueError, "sy.BCEWithLogitsLoss"):
+        sy.FocalLoss()(LOGITS[:, :, None], target[:, :, None])
+    # What a position of weight 0 holds is nobody's business.
+    sy.CrossEntropyLoss()(LOGITS, target, sample_weight=torch.tensor([1.0, 0.0]))
+
+
+def test_what_may_be_probabilities_passes() -> None:
+    loss = sy.CrossEntropyLoss()
+    loss(LOGITS, torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.3, 0.3]]))  # masked, and cut off
+    many = torch.randn(4, 5000).softmax(1)
+    loss(torch.randn(4, 5000).half(), many.half())
+    loss(torch.randn(4, 5000).bfloat16(), many.bfloat16())
+    large = torch.zeros(2, 2, 200, 200)
+    large[0, 0, 0, 0] = 2.0  # the first positions of an image too large to look at
+    with raises(ValueError, "target[0, 0, 0] sum to 2"):
+        loss(torch.zeros(2, 2, 200, 200), large)
 
 
 PER_CALL: list[tuple[dict[str, Any], type[Exception], str]] = [

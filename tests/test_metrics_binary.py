@@ -192,3 +192,8 @@ def test_the_brier_score_is_scikit_learns(classes):
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_brier_score_of_probabilities_without_a_logarithm_is_refused():
+    with pytest.raises(ValueError, match="no log-probability is above 0"):
+        metrics.brier(torch.tensor([[0.5, 0.5]]), torch.tensor([0]))

@@ -307,6 +307,9 @@ CALLS: list[tuple[Any, Any, type[Exception], str]] = [
     ),
     (LOGITS, TARGET - 100, ValueError, "if it marks missing labels, give ignore_index=-99"),
     (LOGITS, (TARGET - 1).to(torch.uint8), ValueError, "target[0, 1] is 255: expected 0, 1 or"),
+    (LOGITS, TARGET - 100.0, ValueError, "if it marks missing labels, give ignore_index=-99"),
+    (LOGITS, TARGET * NAN, ValueError, 'missing labels, give ignore_index=float("nan")'),
+    (LOGITS, TARGET * 2.0, ValueError, "is 2.0: expected numbers in [0, 1], or ignore_index=-1"),
 ]
 
 

@@ -12,7 +12,7 @@ from steelyard import ops
 from steelyard._explain_cells import CellExplanation, explain_cells
 from steelyard._explain_regions import explain_regions
 from steelyard.losses.cells import CellForm, SigmoidLoss, check_cells
-from steelyard.losses.contract import check_sample_weight
+from steelyard.losses.contract import check_probabilities, check_sample_weight
 from steelyard.losses.module import Loss
 from steelyard.losses.options import Options
 from steelyard.losses.positions import Form, SoftmaxLoss, check_shapes
@@ -177,7 +177,8 @@ def explain(
     check_shapes(logits, target)
     expected = loss(logits, target, sample_weight, denominator).detach().double()
     if target.is_floating_point():
-        _check_probabilities(target)
+        rows = target.detach().double()
+        check_probabilities(rows.unsqueeze(0) if rows.ndim == 1 else rows, 1 - 1e-3, 1 + 1e-3)
     single = logits.ndim == 1
     wide, aim = logits.detach().cpu().double(), target.detach().cpu()
     if single:
@@ -326,23 +327,6 @@ def _summed(
             "report this with the logits and the target"
         )
     return Explanation(repr(loss), options.reduction, positions, numerator, divisor, result)
-
-
-def _check_probabilities(target: Tensor) -> None:
-    rows = (target.unsqueeze(0) if target.ndim == 1 else target).detach().double()
-    if not (rows >= 0).all():
-        where = (~(rows >= 0)).nonzero()[0].tolist()
-        raise ValueError(
-            f"target{where} is {float(rows[tuple(where)])!r}: probabilities are numbers ≥ 0"
-        )
-    sums = rows.sum(1)
-    wrong = (sums - 1).abs() > 1e-3
-    if wrong.any():
-        where = wrong.nonzero()[0].tolist()
-        raise ValueError(
-            f"the probabilities of target{where} sum to {float(sums[tuple(where)]):.6g}: expected "
-            "1 over the class dimension"
-        )
 
 
 def _by_hand(position: Position) -> str:

@@ -1,5 +1,6 @@
 """count_classes: labels of any source counted exactly, in constant memory."""
 
+import warnings
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -13,6 +14,7 @@ from steelyard.classes.numbers import LARGEST_CLASS
 from steelyard.classes.sources import Piece, pieces
 
 _BLOCK = 1 << 20  # elements counted at once
+_VOID = 255  # what marks pixels without a label in most masks of 8 bits
 
 
 def count_classes(
@@ -56,6 +58,10 @@ def count_classes(
         ValueError: A missing label (None or NaN), no label at all with ``num_classes=None``, or
             another number of names than ``num_classes``.
         IndexError: A label outside 0..C-1 that is not ``ignore_index``, with its position.
+
+    Warns:
+        UserWarning: Masks whose highest label is 255, with none just below it, are counted
+            without ``num_classes`` and ``ignore_index``: most likely it marks void pixels.
     """
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"num_classes={num_classes}; expected at least 1")
@@ -72,7 +78,24 @@ def count_classes(
         raise ValueError(
             "no labels to count; for counts of zero, say how many classes there are: num_classes="
         )
+    if num_classes is None:
+        _warn_of_void(tally)
     return ClassCounts(tally.counts, tally.support)
+
+
+def _warn_of_void(tally: "_Tally") -> None:
+    """Say that 255 is counted, where it stands apart from the other classes of masks."""
+    counts = tally.counts
+    of_masks = not torch.equal(counts, tally.support)
+    if of_masks and len(counts) == _VOID + 1 and not counts[_VOID - 1]:
+        binary = not counts[1:_VOID].any()
+        warnings.warn(
+            f"{_VOID} is counted as a class of its own, and {_VOID - 1} occurs nowhere: if {_VOID} "
+            f"marks pixels that are not to count, pass ignore_index={_VOID}; if it is a class, "
+            f"num_classes={_VOID + 1} says so"
+            + ("; masks of 0 and 255 become class indices by (mask > 0)" if binary else ""),
+            stacklevel=3,
+        )
 
 
 def _in_sorted_order(

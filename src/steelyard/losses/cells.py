@@ -17,11 +17,13 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard.losses.contract import (
+    ROUNDING,
     check_denominator,
     check_logits,
     check_same_device,
     check_sample_weight,
     described,
+    first_of,
 )
 from steelyard.losses.module import Compute, Loss, times
 from steelyard.losses.options import CHOICES, RENAMED, Keywords, Options
@@ -248,7 +250,9 @@ def check_cells(logits: Any, target: Any, ignore_index: float) -> None:
             f"target has shape {tuple(target.shape)} and logits {tuple(logits.shape)}: expected "
             f"one number in [0, 1] for each logit{_shape_hint(logits, target)}"
         )
-    if not target.is_floating_point() and target.dtype is not torch.bool and readable(target):
+    if target.is_floating_point():
+        refuse_other_numbers(target, ignore_index)
+    elif target.dtype is not torch.bool and readable(target):
         refuse_other_integers(target, ignore_index)
 
 
@@ -279,6 +283,27 @@ def refuse_other_integers(target: Tensor, ignore_index: float) -> None:
         raise ValueError(
             f"target{where} is {value}: expected 0, 1 or ignore_index={ignore_index} in a target "
             f"of integers; {hint}"
+        )
+
+
+def refuse_other_numbers(target: Tensor, ignore_index: float) -> None:
+    """Raise if numbers are seen that are neither in [0, 1] nor ignore_index."""
+    few = first_of(target)
+    if few is None:
+        return
+    low, high = torch.aminmax(few)
+    if low >= 0 and high <= 1 + ROUNDING:  # a NaN makes both bounds NaN
+        return
+    kept = ~few.isnan() if math.isnan(ignore_index) else few != ignore_index
+    wrong = kept & ~((few >= 0) & (few <= 1 + ROUNDING))
+    if wrong.any():
+        where = wrong.nonzero()[0].tolist()
+        value = float(few[tuple(where)])
+        given = 'float("nan")' if math.isnan(value) else f"{value:g}"
+        hint = "" if value > 0 else f"; if it marks missing labels, give ignore_index={given}"
+        raise ValueError(
+            f"target{where} is {value!r}: expected numbers in [0, 1], or "
+            f"ignore_index={ignore_index}{hint}"
         )
 
 
@@ -355,8 +380,7 @@ class SigmoidLoss(Loss):
         Args:
             logits: (N, C), (N, C, d1, …), or (N,) for one class; floating, of any strides.
             target: of the logits' shape: numbers in [0, 1], bool, or integers 0 and 1; a cell
-                equal to ``ignore_index`` counts nowhere. Floating numbers are not checked:
-                :func:`steelyard.explain` checks them.
+                equal to ``ignore_index`` counts nowhere.
             sample_weight: finite and ≥ 0: per position, broadcastable to (N, d1, …); or per cell,
                 with as many dimensions as the logits.
             denominator: divides the sum, whatever ``mean_over`` says.
@@ -367,8 +391,9 @@ class SigmoidLoss(Loss):
 
         Raises:
             TypeError: logits are not floating, or the target is not real.
-            ValueError: shapes that do not fit, integers other than 0, 1 and ``ignore_index``,
-                negative or non-finite sample weights.
+            ValueError: shapes that do not fit, negative or non-finite sample weights, integers
+                other than 0, 1 and ``ignore_index``, or numbers outside [0, 1]: seen on the CPU,
+                in the first 16,384 numbers of a target. :func:`steelyard.explain` looks at all.
         """
         return evaluate(self.form, self.options, logits, target, sample_weight, denominator)
 

@@ -7,7 +7,10 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard.losses.options import check_number
-from steelyard.losses.vectors import check_values, moved
+from steelyard.losses.vectors import check_values, moved, readable
+
+_LOOKED_AT = 1 << 14  # numbers of a target that every call can afford to look at: some 10 µs
+ROUNDING = 0.01  # by which half precision may lift the sum of many probabilities above 1
 
 
 def check_denominator(denominator: float | Tensor, logits: Tensor) -> Tensor:
@@ -79,3 +82,33 @@ def check_sample_weight(sample_weight: Any, positions: torch.Size) -> Tensor:
 def described(value: object) -> str:
     """What an error calls a value of the wrong type."""
     return f"a {value.dtype} tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def first_of(target: Tensor) -> Tensor | None:
+    """The first positions (n, C, d…) of a target of floating numbers; None if to look costs."""
+    if not readable(target) or target.numel() == 0:
+        return None
+    few = target.detach()
+    for dim in range(2, few.ndim):
+        if few[0].numel() > _LOOKED_AT:
+            few = few.narrow(dim, 0, 1)
+    return few[: max(1, _LOOKED_AT // few[0].numel())]
+
+
+def check_probabilities(target: Tensor, low: float, high: float) -> None:
+    """Raise unless all numbers (N, C, d…) are ≥ 0 and those of a position sum to low..high."""
+    sums = target.sum(1, dtype=torch.promote_types(target.dtype, torch.float32))
+    if target.amin() >= 0 and sums.amin() >= low and sums.amax() <= high:  # NaN fails too
+        return
+    several = "a loss of several labels per position is sy.BCEWithLogitsLoss"
+    if not (wrong := ~(target >= 0)).any():
+        where = (~((sums >= low) & (sums <= high))).nonzero()[0].tolist()
+        raise ValueError(
+            f"the probabilities of target{where} sum to {float(sums[tuple(where)]):.6g}: expected "
+            f"1 over the class dimension; {several}"
+        )
+    where = wrong.nonzero()[0].tolist()
+    raise ValueError(
+        f"target{where} is {float(target[tuple(where)])!r}: probabilities are numbers ≥ 0; a "
+        f"position that is not to count has sample_weight=0, and {several}"
+    )

@@ -18,11 +18,14 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard.losses.contract import (
+    ROUNDING,
     check_denominator,
     check_logits,
+    check_probabilities,
     check_same_device,
     check_sample_weight,
     described,
+    first_of,
 )
 from steelyard.losses.module import Compute, Loss, times
 from steelyard.losses.options import CallOptions, Keywords, Options
@@ -139,6 +142,8 @@ def evaluate(
     reduction = ops.Reduction(kind, over, math.nan if options.empty == "nan" else math.inf)
     if target.is_floating_point():
         check_no_ignored_probabilities(options)
+        if sample_weight is None and (few := first_of(target)) is not None:
+            check_probabilities(few, 0, 1 + ROUNDING)
         problem = problem_of(form, options, target.to(dtype), sample_weight)
         losses = compute(logits, problem, options.engine, reduction)
     else:
@@ -243,7 +248,10 @@ def _shape_hint(logits: Tensor, target: Tensor, positions: torch.Size) -> str:
     if target.ndim == len(positions) + 1 and target.shape[1] == 1:
         return ": use target.squeeze(1)"
     if target.shape == logits.shape:
-        return ": one-hot integers become probabilities by target.float()"
+        return (
+            ": integers of 0 and 1 are several labels for sy.BCEWithLogitsLoss, or, one-hot, "
+            "class indices by target.argmax(1)"
+        )
     return ""
 
 
@@ -291,7 +299,10 @@ class SoftmaxLoss(Loss):
 
         Raises:
             TypeError: logits are not floating, or class indices are.
-            ValueError: shapes that do not fit, negative or non-finite sample weights.
+            ValueError: shapes that do not fit, negative or non-finite sample weights, or
+                probabilities that are negative, NaN or sum to more than 1: seen on the CPU, in the
+                first 16,384 numbers of a target that comes without sample weights.
+                :func:`steelyard.explain` looks at all.
             IndexError: a class index outside [0, C) that is not ``ignore_index``.
         """
         return evaluate(self.form, self.options, logits, target, sample_weight, denominator)

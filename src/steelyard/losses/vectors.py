@@ -208,6 +208,12 @@ def _class_index(name: str, key: Any) -> int:
     if isinstance(key, bool) or not hasattr(key, "__index__") or key < 0:
         raise TypeError(
             f"{name} has the key {key!r}: the keys of a dict are class indices 0, 1, 2, …"
+            + (
+                "; by names give a list in the order of the classes, [numbers[name] for name in "
+                "class_counts.names]"
+                if isinstance(key, str)
+                else ""
+            )
         )
     if key >= LARGEST_CLASS:
         raise ValueError(f"{name} has the key {key!r}, which is too large to be a class index")

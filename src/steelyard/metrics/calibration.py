@@ -67,8 +67,16 @@ def brier(log_p: Tensor, target: Tensor) -> Tensor:
     Args:
         log_p: log-probabilities (…, N, C).
         target: class indices (…, N).
+
+    Raises:
+        ValueError: a log-probability is above 0, as probabilities and most logits are.
     """
     p = log_p.double().exp()
+    if (p > 1 + 1e-3).any():
+        raise ValueError(
+            f"log_p has {log_p.max().item():.6g}, and no log-probability is above 0: give "
+            "logits.log_softmax(-1), or the logarithm of probabilities"
+        )
     truth = torch.nn.functional.one_hot(target.long(), p.shape[-1]).to(p)
     total = (p - truth).square().sum(-1).mean(-1)
     return total / 2 if p.shape[-1] == 2 else total
