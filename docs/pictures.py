@@ -168,6 +168,46 @@ def cells() -> tuple[Figure, str]:
     return figure, "Loss and gradient of the sigmoid losses against the probability of the label"
 
 
+def regions() -> tuple[Figure, str]:
+    """The region losses: what misses and false alarms cost, and how hard a small object pulls."""
+    figure, (missed, added, pull) = panels(1, 3, 7.2, 2.9)
+    shares, pixels, big = torch.linspace(0, 1, 41).double(), 2000, 400
+    sizes = torch.logspace(1, 3, 21).long()
+    wrong = (shares * big).long()[:, None]
+    at = torch.arange(pixels)
+    mask = (at < big).double().expand(len(shares), 1, pixels)  # (N, C = 1, pixels), one image each
+    objects = (at < sizes[:, None]).double().unsqueeze(1)
+    for name, loss in (
+        ("cross-entropy", sy.BCEWithLogitsLoss()),
+        ("Dice", sy.DiceLoss(activation="sigmoid")),
+        ("Jaccard", sy.JaccardLoss(activation="sigmoid")),
+        ("Tversky, α = 0.3, β = 0.7", sy.TverskyLoss(alpha=0.3, beta=0.7, activation="sigmoid")),
+        ("Lovász", sy.LovaszLoss(activation="sigmoid")),
+    ):
+        if name != "cross-entropy":
+            for axis, said in ((missed, (at >= wrong) & (at < big)), (added, at < big + wrong)):
+                sure = torch.where(said, 20.0, -20.0).double().unsqueeze(1)
+                each = [loss(z[None], t[None]) for z, t in zip(sure, mask, strict=True)]
+                axis.plot(shares, torch.stack(each), color=LINES[len(pull.lines)])
+        unsure = torch.where(objects == 1, 0.0, -2.0).double()
+        found = []
+        for z, t in zip(unsure, objects, strict=True):
+            logits = z[None].clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(logits, t[None]), logits)
+            found.append(gradient[0][t == 1].abs().mean() * pixels)
+        pull.plot(sizes, torch.stack(found), label=name)
+    missed.set(title="Loss: pixels missed", xlabel="÷ pixels of the object")
+    added.set(title="Loss: pixels too many", xlabel="÷ pixels of the object")
+    missed.set_ylim(0, 1.02)
+    added.set_ylim(0, 1.02)
+    pull.set(title="Gradient at a pixel", xlabel="pixels of the object", xscale="log", yscale="log")
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8)
+    return figure, (
+        "Region losses against the share of an object that is missed, and that is added, and their "
+        "gradient at a pixel of the object against the size of the object"
+    )
+
+
 # Two clouds of points, and where each loss draws the line.
 
 
@@ -319,7 +359,7 @@ def speed() -> tuple[Figure, str]:
 
 PICTURES: dict[str, Callable[[], tuple[Figure, str]]] = {
     picture.__name__: picture
-    for picture in (tails, edits, cells, boundaries, weights, threshold, speed)
+    for picture in (tails, edits, cells, regions, boundaries, weights, threshold, speed)
 }
 
 

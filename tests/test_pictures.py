@@ -26,7 +26,9 @@ def test_every_picture_is_committed_and_no_other(pictures):
 
 
 # The boundaries are trained: other processors round them otherwise.
-@pytest.mark.parametrize("name", ["tails", "edits", "cells", "weights", "threshold", "speed"])
+@pytest.mark.parametrize(
+    "name", ["tails", "edits", "cells", "regions", "weights", "threshold", "speed"]
+)
 def test_a_picture_is_what_the_code_draws_today(pictures, name):
     (drawn,) = pictures.drawn([name]).values()
     committed = (DOCS / "pictures" / f"{name}.svg").read_text(encoding="utf-8")
