@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 HERE = Path(__file__).parent
-NAMES = ("cat_and_dog", "digits_focal", "segmentation")
+NAMES = ("cat_and_dog", "digits_focal", "segmentation", "segmentation_dice", "multilabel")
 
 
 def cells_of(script: str) -> list[nbformat.NotebookNode]:

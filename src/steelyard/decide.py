@@ -258,7 +258,10 @@ def _named(score: str | Score) -> Score:
     if not isinstance(score, str):
         return score
     if score not in SCORES:
-        raise ValueError(f"there is no score {score!r}; choose from: {', '.join(SCORES)}")
+        raise ValueError(
+            f"there is no score {score!r}; choose from: {', '.join(SCORES)}, or give a function "
+            "of confusion matrices (…, C, C)"
+        )
     return SCORES[score]
 
 

@@ -51,8 +51,8 @@ def dice_loss(
     """Dice loss: ``1 − (2I + ε) / (P + T + ε)``, one minus the F1 score of a soft prediction.
 
     A class in an image counts as much as any other, however few its pixels. One that the target
-    has not is left out, unless ``absent="count"``. **With one sigmoid class this means that false
-    positives on images without it cost nothing**: where such images matter, use
+    does not have is left out, unless ``absent="count"``. **With one sigmoid class this means that
+    false positives on images without it cost nothing**: where such images matter, use
     ``per="batch"``, ``absent="count"`` with a ``smooth``, or add a cross-entropy.
 
     Args:
@@ -259,7 +259,7 @@ def generalized_dice_loss(
 
     One ratio over all classes of an image, each divided by its size squared. The weights of rare
     classes are extreme: a class of ten pixels weighs ten thousand times one of a thousand. Classes
-    that the target has not are left out.
+    that the target does not have are left out.
 
     Args:
         logits: (N, C, d1, …) or (N, C), floating.

@@ -114,7 +114,7 @@ def sigmoid_logit_adjusted_loss(
         logits: (N, C), (N, C, d1, …), or (N,) for one class; floating.
         target: of the logits' shape, as for :func:`bce_with_logits_loss`.
         class_counts: positives per class in training. A class that is never there, or always, is
-            taken to be there, or not to be there, once: its log-odds would be infinite.
+            counted as there, or as not there, once: its log-odds would be infinite.
         total: positions in training, one number, or one per class where labels are missing. None:
             ``class_counts`` knows it, being counted from targets of 0 and 1.
         tau: τ, any finite number; 0 is binary cross-entropy.
