@@ -308,6 +308,18 @@ def test_what_may_be_probabilities_passes() -> None:
         loss(torch.zeros(2, 2, 200, 200), large)
 
 
+@pytest.mark.parametrize("loss", [sy.CrossEntropyLoss(), sy.BCEWithLogitsLoss()])
+def test_how_far_a_target_is_looked_at_and_how_closely(loss: Any) -> None:
+    logits, target = torch.zeros(2000, 4), torch.eye(4).repeat(500, 1)
+    target[1024, 0] = 1.011  # behind the first 4,096 numbers
+    loss(logits, target)
+    target[1020, 0] = 1.009
+    loss(logits, target)
+    target[1020, 0] = 1.011
+    with raises(ValueError, "target[1020"):
+        loss(logits, target)
+
+
 PER_CALL: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"sample_weight": [1, 0]}, TypeError, "sample_weight is a list, expected a tensor"),
     (

@@ -157,7 +157,7 @@ def explain(
 
     Raises:
         ValueError: probabilities that are negative, NaN, or do not sum to 1, or targets of cells
-            outside [0, 1], which the loss itself does not check.
+            outside [0, 1]: of all positions, where the loss looks at the first alone.
         RuntimeError: the arithmetic does not end at ``loss(logits, target)``: a bug to report.
 
     Example:

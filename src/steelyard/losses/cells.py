@@ -393,7 +393,7 @@ class SigmoidLoss(Loss):
             TypeError: logits are not floating, or the target is not real.
             ValueError: shapes that do not fit, negative or non-finite sample weights, integers
                 other than 0, 1 and ``ignore_index``, or numbers outside [0, 1]: seen on the CPU,
-                in the first 16,384 numbers of a target. :func:`steelyard.explain` looks at all.
+                in the first 4,096 numbers of a target. :func:`steelyard.explain` looks at all.
         """
         return evaluate(self.form, self.options, logits, target, sample_weight, denominator)
 

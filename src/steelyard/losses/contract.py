@@ -9,7 +9,7 @@ from steelyard import ops
 from steelyard.losses.options import check_number
 from steelyard.losses.vectors import check_values, moved, readable
 
-_LOOKED_AT = 1 << 14  # numbers of a target that every call can afford to look at: some 10 µs
+_LOOKED_AT = 1 << 12  # numbers of a target that every call can afford to look at: some 10 µs
 ROUNDING = 0.01  # by which half precision may lift the sum of many probabilities above 1
 
 

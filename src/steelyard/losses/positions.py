@@ -301,7 +301,7 @@ class SoftmaxLoss(Loss):
             TypeError: logits are not floating, or class indices are.
             ValueError: shapes that do not fit, negative or non-finite sample weights, or
                 probabilities that are negative, NaN or sum to more than 1: seen on the CPU, in the
-                first 16,384 numbers of a target that comes without sample weights.
+                first 4,096 numbers of a target that comes without sample weights.
                 :func:`steelyard.explain` looks at all.
             IndexError: a class index outside [0, C) that is not ``ignore_index``.
         """
