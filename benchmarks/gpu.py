@@ -101,7 +101,7 @@ class Run:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("gpu-results"))
-    parser.add_argument("--minutes", type=float, default=6.5, help="for everything")
+    parser.add_argument("--minutes", type=float, default=6.0, help="for everything")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=2.0, help="per size, timing alone")
     parser.add_argument("--only", default="", help="peers whose name contains this")
