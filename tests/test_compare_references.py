@@ -102,6 +102,29 @@ def test_draw_0_is_scikit_learns_defaults_and_half_of_the_others_are_balanced(it
             assert r.low <= options[r.name] <= r.high
 
 
+def test_what_they_draw_from_is_as_documented():
+    """Wide enough to be no straw men, and trees whose leaves are held back on rare classes."""
+    spaces = {
+        item.name: {r.name: (r.low, r.high, r.scale) for r in item.space} for item in REFERENCES
+    }
+    switch = (0, 1, "switch")
+    assert spaces == {
+        "logistic-regression": {"balanced": switch, "C": (0.01, 100, "log")},
+        "boosted-trees": {
+            "balanced": switch,
+            "learning_rate": (0.03, 0.3, "log"),
+            "l2_regularization": (0, 2, "linear"),
+            "max_iter": (50, 300, "whole"),
+            "max_leaf_nodes": (8, 64, "whole"),
+            "min_samples_leaf": (5, 50, "whole"),
+        },
+    }
+    assert [dict(item.fixed) for item in REFERENCES] == [
+        {"max_iter": 1000},
+        {"early_stopping": False},
+    ]
+
+
 def test_whole_numbers_and_switches_are_drawn_as_such():
     assert [Range("leaves", 8, 64, 31, "whole").at(u) for u in (0.0, 0.5, 0.999)] == [8, 23, 64]
     assert [Range("on", 0, 1, 0, "switch").at(u) for u in (0.0, 0.499, 0.5)] == [0, 0, 1]
