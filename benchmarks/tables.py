@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES, metavar="TABLE")
     parser.add_argument("--network", default="standard")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--out", type=Path, default=Path("tables"))
     options = parser.parse_args()
