@@ -50,14 +50,14 @@ def assert_like_the_reference(row: Any, options: dict[str, Any], *args: Any) -> 
     whole = value_and_gradient(row.build(engine="reference", **options), *args)
     logits = args[0]
     # Sums are added up in another order, and half precision is rounded once by both.
-    grain = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-6}[logits.dtype]
+    grain = 1e-12 if logits.dtype is torch.float64 else 2e-6
     torch.testing.assert_close(ours[0], whole[0], rtol=grain, atol=grain)
     grain = max(grain, 2.0**-8) if logits.dtype is torch.bfloat16 else grain
     torch.testing.assert_close(ours[1], whole[1], rtol=grain, atol=grain)
 
 
 @pytest.mark.parametrize("row", [*TABLE, *SIGMOID_TABLE], ids=lambda row: row.id)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_parts_are_the_whole(row: Any, dtype: torch.dtype, accelerator: list[int]) -> None:
     for positions in SHAPES if dtype is torch.float64 else SHAPES[1:2]:
         logits, targets = row.family.make(positions, dtype=dtype)
