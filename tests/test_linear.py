@@ -320,3 +320,39 @@ def test_a_named_engine_that_cannot_refuses() -> None:
     loss = sy.CrossEntropyLoss(engine="triton")
     with pytest.raises(RuntimeError, match="works on CUDA"):
         sy.linear_loss(loss, torch.randn(8, D), torch.randn(C, D), torch.zeros(8, dtype=torch.long))
+
+
+def test_the_engine_of_a_head_is_explained() -> None:
+    features, weight = torch.empty(2048, 64), torch.empty(32000, 64)
+    target = torch.zeros(2048, dtype=torch.long)
+    chosen = sy.explain_engine(features, target, head=weight)
+    assert chosen.engine == "blocked"
+    # Three rows as these tests have it, and sixteen at once in the cache, had there been as many.
+    assert chosen.reason == (
+        "tiles of 3 × 32,000 logits take 0.7 MB beside the gradients, where all 2,048 rows of "
+        "logits are 250.0 MB"
+    )
+    asked = sy.explain_engine(features, target, head=weight, engine="reference")
+    assert asked == ("reference", "all logits are computed first: asked for by name")
+    smoothed = sy.FocalLoss(label_smoothing=0.1)
+    more = sy.explain_engine(features, target, head=weight, loss=smoothed).reason
+    assert "take 1.5 MB" in more  # log p of all classes, and the shares of the target
+    with pytest.raises(ValueError, match="features have shape"):
+        sy.explain_engine(features, target, head=weight.T)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "classes", "rows"),
+    [(4096, 256, 32000, 456), (8192, 512, 8192, 1024), (2048, 1024, 128000, 114), (5, 2, 3, 5)],
+)
+def test_the_size_of_tiles(
+    n: int, d: int, classes: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    head = linear_tiles.Head(torch.empty(n, d), torch.empty(classes, d), None)
+    for smoothing in (0.0, 0.1):
+        problem = sy.ops.SoftmaxProblem(
+            target=torch.zeros(n, dtype=torch.long), smoothing=smoothing
+        )
+        assert linear_tiles.rows_of_tile(head, problem) == rows
+        assert linear_tiles.bytes_of_tile(head, problem) <= 64 * 2**20

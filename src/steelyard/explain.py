@@ -11,12 +11,14 @@ from torch import Tensor
 from steelyard import ops
 from steelyard._explain_cells import CellExplanation, explain_cells
 from steelyard._explain_regions import explain_regions
+from steelyard.linear import engine_of_head
 from steelyard.losses.cells import CellForm, SigmoidLoss, check_cells
 from steelyard.losses.contract import check_probabilities, check_sample_weight
 from steelyard.losses.module import Loss
 from steelyard.losses.options import Options
 from steelyard.losses.positions import Form, SoftmaxLoss, check_shapes
 from steelyard.losses.regions import RegionLoss
+from steelyard.losses.softmax import CrossEntropyLoss
 from steelyard.schedule import DeferredReweighting
 
 _SHOWN_POSITIONS = 50
@@ -206,6 +208,7 @@ def explain_engine(
     loss: Loss | None = None,
     label_smoothing: float = 0.0,
     engine: str = "auto",
+    head: Tensor | None = None,
 ) -> ops.EngineChoice:
     """Which engine a loss uses for these tensors, and why.
 
@@ -215,9 +218,11 @@ def explain_engine(
         loss: the loss, whose own options count; None stands for one of one class per position.
         label_smoothing: as for the loss: a smoothed target needs log p of all classes.
         engine: as for the loss.
+        head: the weight (C, D) of a last layer, for :func:`linear_loss`: ``logits`` are then the
+            features (…, D) that it reads.
 
     Returns:
-        ``engine``, its name, and ``reason``.
+        ``engine``, its name, and ``reason``; of a head, how its logits are cut and what they take.
 
     Raises:
         ValueError: no engine of that name.
@@ -225,7 +230,14 @@ def explain_engine(
     Example:
         >>> explain_engine(torch.randn(8, 3), torch.zeros(8, dtype=torch.long)).engine
         'pytorch'
+        >>> features, weight = torch.randn(2048, 64), torch.randn(32000, 64)
+        >>> chosen = explain_engine(features, torch.zeros(2048).long(), head=weight)
+        >>> print(chosen.reason.partition(", where")[0])
+        tiles of 410 × 32,000 logits take 52.0 MB beside the gradients
     """
+    if head is not None:
+        whole = loss or CrossEntropyLoss(label_smoothing=label_smoothing, engine=engine)
+        return engine_of_head(whole, logits, head, target)
     if isinstance(loss, SigmoidLoss):
         return _engine_of_cells(loss, logits, target)
     options = Options(engine=engine, label_smoothing=label_smoothing)

@@ -1,5 +1,6 @@
 """A head and its loss in one, without logits in memory."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from steelyard import ops
 from steelyard.losses.contract import described
 from steelyard.losses.module import Loss
 from steelyard.losses.regions import RegionLoss
+from steelyard.ops.linear import choose_engine
 from steelyard.ops.linear import losses as losses_of_head
 from steelyard.ops.linear_tiles import Head
 from steelyard.schedule import DeferredReweighting
@@ -55,9 +57,10 @@ def linear_loss(
         TypeError: not a loss of these families, or a tensor that is none.
         ValueError: shapes that do not fit, or a sharded weight.
 
-    Under ``torch.compile``, ``torch.func`` and ``torch.export``, with ``engine="reference"``, and
-    for gradients of gradients, the logits are computed all at once. A head that FSDP2 shards is
-    whole inside the ``forward`` of the module that was wrapped: call it there.
+    Under ``torch.compile`` it is an op of its own. Under ``torch.func`` and ``torch.export``, with
+    ``engine="reference"``, and for gradients of gradients, the logits are computed all at once. A
+    head that FSDP2 shards is whole inside the ``forward`` of the module that it belongs to: call it
+    there.
 
     Example:
         >>> features, target = torch.randn(2, 5, 16), torch.randint(0, 1000, (2, 5))
@@ -68,6 +71,36 @@ def linear_loss(
         >>> torch.allclose(one_step, two_steps)
         True
     """
+    return _computed(
+        losses_of_head, loss, features, weight, target, bias, sample_weight, denominator
+    )
+
+
+def engine_of_head(
+    loss: Loss | DeferredReweighting, features: Tensor, weight: Tensor, target: Tensor
+) -> ops.EngineChoice:
+    """Which engine :func:`linear_loss` uses for these tensors, and why."""
+    found: list[ops.EngineChoice] = []
+
+    def look(head: Head, problem: ops.Problem, engine: str, reduction: ops.Reduction) -> Tensor:
+        found.append(choose_engine(head, problem, engine, reduction))
+        return head.features.new_zeros(())
+
+    _computed(look, loss, features, weight, target)
+    return found[0]
+
+
+def _computed(
+    compute_of_head: Callable[[Head, ops.Problem, str, ops.Reduction], Tensor],
+    loss: Loss | DeferredReweighting,
+    features: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    denominator: float | Tensor | None = None,
+) -> Tensor:
+    """What is computed of the head, for what the loss makes of the rest."""
     in_force: Any = loss.current if isinstance(loss, DeferredReweighting) else loss
     if not isinstance(in_force, Loss) or isinstance(in_force, RegionLoss):
         regions = isinstance(in_force, RegionLoss)
@@ -81,7 +114,7 @@ def linear_loss(
     head = Head(features.reshape(-1, features.shape[-1]), weight, bias)
 
     def compute(_: Tensor, problem: ops.Problem, engine: str, reduction: ops.Reduction) -> Tensor:
-        return losses_of_head(head, problem, engine, reduction)
+        return compute_of_head(head, problem, engine, reduction)
 
     rows, weights = _as_rows(target, sample_weight, shape, weight.shape[0])
     value = in_force.computed_by(compute, head.like_logits, rows, weights, denominator)

@@ -12,7 +12,8 @@
 * :mod:`~steelyard.ops.graph`: the gradient written out, for a graph that the user compiles.
 
 :mod:`~steelyard.ops.linear` walks over the rows of features, so that logits live no longer than
-their tile. :mod:`~steelyard.ops.compat` has every use of what torch does not promise.
+their tile; :mod:`~steelyard.ops.linear_tiles` has the tiles, :mod:`~steelyard.ops.linear_graph` the
+ops for a graph. :mod:`~steelyard.ops.compat` has every use of what torch does not promise.
 """
 
 from steelyard.ops import compat

@@ -54,6 +54,29 @@ def in_two_steps(head: Head, problem: Problem, engine: str, reduction: Reduction
     return None
 
 
+def choose_engine(
+    head: Head, problem: Problem, engine: str, reduction: Reduction
+) -> dispatch.EngineChoice:
+    """The engine that takes the logits of a head, how they are cut, and what that takes."""
+    tensors = dispatch.tensors_of(problem, reduction)
+    n, classes = head.like_logits.shape
+    why = in_two_steps(head, problem, engine, reduction)
+    if why is not None:
+        chosen = dispatch.choose_engine(engine, head.like_logits, problem, tensors)
+        return chosen._replace(reason=f"all logits are computed first: {why}")
+    rows = linear_tiles.rows_of_tile(head, problem)
+    chosen = dispatch.EngineChoice("blocked", "")
+    if not linear_tiles.in_cache(head, problem):
+        chosen = dispatch.choose_engine(engine, head.like_logits[:rows], problem, tensors)
+    beside = linear_tiles.bytes_of_tile(head, problem) / 2**20
+    logits = n * classes * head.logits_dtype.itemsize / 2**20
+    reason = (
+        f"tiles of {rows:,} × {classes:,} logits take {beside:,.1f} MB beside the gradients, where "
+        f"all {n:,} rows of logits are {logits:,.1f} MB"
+    )
+    return chosen._replace(reason=reason)
+
+
 class _Losses(torch.autograd.Function):
     """The losses, reduced, with the gradients by features, weight and bias."""
 

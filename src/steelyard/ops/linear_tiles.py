@@ -9,7 +9,7 @@ from torch import Tensor
 
 from steelyard.ops import dispatch
 from steelyard.ops.cpu import tiles
-from steelyard.ops.cpu.walk import Room
+from steelyard.ops.cpu.walk import Arithmetic, Room
 from steelyard.ops.problem import Problem, Reduction, compute_dtype
 
 # A tile's logits: enough rows for the matrix products to be quick, and else what the cache holds.
@@ -206,6 +206,22 @@ def rows_of_tile(head: Head, problem: Problem) -> int:
     return -(-n // max(1, number))
 
 
+def bytes_of_tile(head: Head, problem: Problem) -> int:
+    """What a tile takes, beside the gradients."""
+    rows, classes = rows_of_tile(head, problem), head.weight.shape[0]
+    wide = compute_dtype(head.like_logits).itemsize
+    if not in_cache(head, problem):
+        return 4 * rows * classes * wide
+    arithmetic = tiles.FAMILIES[type(problem)](problem)
+    part = _rows_of_part(arithmetic, rows, classes) * (1 + arithmetic.scratch)
+    return classes * (rows * head.logits_dtype.itemsize + part * wide)
+
+
+def _rows_of_part(arithmetic: Arithmetic, rows: int, classes: int) -> int:
+    """Of a tile's rows, those that the arithmetic takes at once."""
+    return min(rows, max(1, arithmetic.largest // classes))
+
+
 class _Tile:
     """A tile on the CPU, by an arithmetic that takes no more than stays in the cache."""
 
@@ -214,7 +230,7 @@ class _Tile:
         self.arithmetic = tiles.FAMILIES[type(problem)](problem)
         classes = head.weight.shape[0]
         self.logits = head.features.new_empty((rows_of_tile(head, problem), classes))
-        self.rows = min(len(self.logits), max(1, self.arithmetic.largest // classes))
+        self.rows = _rows_of_part(self.arithmetic, len(self.logits), classes)
         self.room = head.features.new_empty(
             (1 + self.arithmetic.scratch, self.rows, classes), dtype=compute_dtype(head.features)
         )
