@@ -428,7 +428,7 @@ def test_a_missing_extra_is_one_sentence():
 def test_the_command_starts_with_torch_alone():
     script = (
         "import sys, steelyard.cli\n"
-        "heavy = {'sklearn', 'polars', 'pandas', 'scipy', 'rich', 'plotly', 'statsmodels'}\n"
+        "heavy = {'sklearn', 'polars', 'pandas', 'scipy', 'rich', 'plotly'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

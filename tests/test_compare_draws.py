@@ -12,8 +12,9 @@ from steelyard.compare.candidates import (
     build_loss,
     candidate,
     choose,
-    python_lines,
 )
+from steelyard.compare.code import Told, python_lines
+from steelyard.compare.repairs import undo
 from steelyard.compare.study import Range, StudyError
 from steelyard.compare.tables.draws import SHARED, draw_trials
 from steelyard.compare.tables.study import Study
@@ -83,7 +84,9 @@ def test_the_lines_to_paste_run_and_are_the_loss_that_was_trained(item):
     scope = {"train_labels": labels, "epochs": 10, "features": 4, "classes": 3}
     logits, target = torch.randn(62, 3, dtype=torch.float64), labels
     scope |= {"logits": logits, "validation_logits": logits, "validation_labels": labels}
-    exec(python_lines(item, options, '"macro_f1"'), scope)
+    costs = [[0, 1, 1], [5, 0, 5], [20, 20, 0]]
+    lines = python_lines(item, options, Told("# trained", '"macro_f1"', costs))
+    exec(lines, scope)
     pasted, trained = scope["loss"], build_loss(item, options, np.array([50, 10, 2]), start=8)
     for epoch in (0, 9):
         if item.reweighted:
@@ -92,13 +95,19 @@ def test_the_lines_to_paste_run_and_are_the_loss_that_was_trained(item):
         torch.testing.assert_close(
             pasted(logits, target), trained(logits, target), atol=1e-6, rtol=1e-6
         )
+    moved = logits
     if item.tuned:
-        expected = logits + sy.tune_biases(logits, labels, "macro_f1")
-        torch.testing.assert_close(scope["logits"], expected)
+        moved = logits + sy.tune_biases(logits, labels, "macro_f1")
+    elif item.by_costs:
+        moved = -scope["probabilities"] @ torch.tensor(costs).double()
     elif item.post_hoc:
-        expected = logits - options["tau"] * torch.tensor([50, 10, 2]).double().div(62).log()
-        torch.testing.assert_close(scope["logits"], expected)
-    assert ("CosineLinear" in python_lines(item, options)) == (item.head == "cosine")
+        moved = logits - options["tau"] * torch.tensor([50, 10, 2]).double().div(62).log()
+    assert torch.equal(scope["decision"], moved.argmax(1))
+    back = undo(item, trained, [50, 10, 2])
+    data_mix = logits if back is None else back(logits)
+    expected = (data_mix / scope["temperature"]).softmax(1)
+    torch.testing.assert_close(scope["probabilities"], expected, atol=1e-6, rtol=1e-5)
+    assert ("CosineLinear" in lines) == (item.head == "cosine")
 
 
 def test_scales_of_ranges():

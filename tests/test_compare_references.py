@@ -19,7 +19,7 @@ from steelyard.compare.tables.groups import reference_groups, run_group
 from steelyard.compare.tables.prepare import prepare
 from steelyard.compare.tables.references import REFERENCES, choose_references, reference
 from steelyard.compare.tables.study import Study
-from steelyard.compare.verdict import RepeatedSplits, said_of_references
+from steelyard.compare.verdict import Measure, RepeatedSplits, said_of_references
 from steelyard.compare.verdict import compare as compare_all
 from steelyard.report.page import render
 
@@ -162,7 +162,7 @@ def test_the_level_is_the_studys_and_is_corrected_for_two():
     def said(shift):
         values = {"net": base, "lr": base, "trees": base + shift + noise}
         found = compare_all(RepeatedSplits({k: v.tolist() for k, v in values.items()}, 0.3), "net")
-        (sentence,) = said_of_references(found, titles, "net", "accuracy")
+        (sentence,) = said_of_references(found, titles, "net", Measure("accuracy", "accuracy"))
         return found[1].p, sentence
 
     p, sentence = said(0.034)

@@ -6,6 +6,7 @@ import torch
 from sklearn import metrics as sk
 
 from steelyard import compare
+from steelyard.compare.decisions import Decided
 from steelyard.compare.scores import TITLES, Scoring, score_predictions
 from steelyard.compare.study import StudyError
 from steelyard.compare.tables.shape import Shape
@@ -30,8 +31,8 @@ def test_a_cell_holds_what_scikit_learn_says(positive):
     logits = torch.randn(200, 2, generator=generator).round(decimals=1)
     labels = (torch.rand(200, generator=generator) < 0.2).long()
     scoring = Scoring(2, positive, at=0.5)
-    found = score_predictions(logits, labels, np.array([160, 40]), scoring)["scores"]
-    assert list(found) == list(scoring.titles)
+    found = score_predictions(Decided(logits), labels, np.array([160, 40]), scoring)["scores"]
+    assert set(found) == {*TITLES, *scoring.selectable}
     y = (labels == positive).numpy()
     ranks = (logits[:, positive].double() - logits[:, 1 - positive].double()).numpy()
     p = logits.double().softmax(1)[:, positive].numpy()
@@ -53,7 +54,7 @@ def test_more_classes_have_the_macro_forms():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(200, 3, generator=generator)
     labels = torch.randint(3, (200,), generator=generator)
-    found = score_predictions(logits, labels, np.array([50, 80, 70]), Scoring(3))["scores"]
+    found = score_predictions(Decided(logits), labels, np.array([50, 80, 70]), Scoring(3))["scores"]
     p, y = logits.double().softmax(1).numpy(), labels.numpy()
     expected = {
         "average_precision": sk.average_precision_score(y, p),
@@ -66,22 +67,21 @@ def test_more_classes_have_the_macro_forms():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("moved", [False, True])
-def test_every_score_chooses_by_the_validation_rows(classes, moved):
+def test_every_score_chooses_by_the_validation_rows(classes):
     generator = torch.Generator().manual_seed(1)
     networks = Networks.initial([0, 1], 3, 3, Shape(4, 0, 5, 1, classes), "cpu", torch.float32)
     features = torch.randn(2, 150, 4, generator=generator)
     labels = torch.randint(classes, (2, 150), generator=generator)
-    adjust = torch.randn(2, 3, classes, generator=generator) if moved else None
-    scoring, counts = Scoring(classes, 0, at=0.4), np.full(classes, 50)
-    logits = networks.logits(features).detach()  # (S, T, C, B)
-    if moved:
-        logits = logits - adjust[..., None]
+    costs = (1 - np.eye(classes) + np.tri(classes, k=-1)).tolist()
+    scoring, counts = Scoring(classes, 0, at=0.4, costs=costs), np.full(classes, 50)
+    scale = torch.tensor([[1.0, 2.0, 3.0]] * 2)
+    logits = scale[..., None, None] * networks.logits(features).detach()  # (S, T, C, B)
     for name in scoring.selectable:
-        found = selecting_scores(name, scoring, networks, Rows(features, labels), adjust)
+        found = selecting_scores(name, scoring, networks, Rows(features, labels), scale)
         for s in range(2):
             for t in range(3):
-                expected = score_predictions(logits[s, t].T, labels[s], counts, scoring)
+                said = Decided(logits[s, t].T)
+                expected = score_predictions(said, labels[s], counts, scoring)
                 assert found[s, t] == pytest.approx(expected["scores"][name], abs=1e-6), name
 
 
@@ -121,7 +121,8 @@ def test_a_score_of_both_classes_needs_rows_of_both_to_choose_by():
         (2, {"positive": "maybe"}, "positive is 'maybe'; choose from: 'no', 'yes'"),
         (3, {"positive": "yes"}, "positive is 'yes', and there are 3 classes"),
         (3, {"select": "f1"}, "select is 'f1', which is for two classes, and there are 3; choose"),
-        (2, {"select": "brier"}, "select is 'brier'; choose from: balanced_accuracy, "),
+        (2, {"select": "few_shot"}, "select is 'few_shot'; choose from: balanced_accuracy, "),
+        (2, {"select": "mean_cost"}, "select='mean_cost' needs to know what mistakes cost"),
         (2, {"at": 0.0}, "at is 0.0; it is a precision or a recall, as in 0.9"),
     ],
 )

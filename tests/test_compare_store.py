@@ -95,7 +95,7 @@ def test_the_database_names_its_tables(tmp_path):
 # by a process that has started no thread, and forked from there.
 DRIVER = """
 import os, random, signal, sys, time
-import skrub, sklearn.datasets, statsmodels.stats.multitest
+import skrub, sklearn.datasets
 import steelyard.compare.tables.command, steelyard.report
 from steelyard.cli import main
 

@@ -23,7 +23,6 @@ OPTIONAL = [
     "sklearn",
     "skorch",
     "skrub",
-    "statsmodels",
     "torchmetrics",
     "transformers",
     "triton",

@@ -197,3 +197,20 @@ def test_refusals(call, message):
 def test_the_brier_score_of_probabilities_without_a_logarithm_is_refused():
     with pytest.raises(ValueError, match="no log-probability is above 0"):
         metrics.brier(torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
+
+
+def test_curves_are_the_scores_at_every_point():
+    generator = torch.Generator().manual_seed(3)
+    ranks = torch.randn(80, generator=generator).round(decimals=1)  # with ties
+    truth = torch.rand(80, generator=generator) < 0.3
+    shares = torch.linspace(0, 1, 31)
+    found = metrics.precision_curve(ranks, truth, shares)
+    for share, precision in zip(shares[1:].tolist(), found[1:].tolist(), strict=True):
+        expected = metrics.precision_at_recall(ranks, truth, share).item()
+        assert precision == pytest.approx(expected, abs=1e-12)
+    recalls = metrics.roc_curve(ranks, truth, shares)
+    alarms, hits, _ = sk.roc_curve(truth.numpy(), ranks.numpy(), drop_intermediate=False)
+    for share, recall in zip(shares.double().tolist(), recalls.tolist(), strict=True):
+        assert recall == pytest.approx(hits[alarms <= share].max(), abs=1e-12)
+    assert metrics.precision_curve(ranks, torch.zeros(80), shares).isnan().all()
+    assert metrics.roc_curve(ranks, torch.ones(80), shares).isnan().all()

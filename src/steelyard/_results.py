@@ -65,6 +65,23 @@ class Curve(TypedDict):
     validation: list[Maybe] | None
 
 
+class Ranking(TypedDict):
+    """Points of the precision-recall curve and of the ROC curve; `decision` is of two classes."""
+
+    recall: list[Maybe]
+    precision: list[Maybe]
+    alarms: list[Maybe]  # share of the other rows that pass too
+    found: list[Maybe]
+    decision: NotRequired[dict[str, Maybe]]  # recall, precision and alarms
+
+
+class CostCurve(TypedDict):
+    """Mean cost by the threshold for the probability of the positive class."""
+
+    threshold: list[Number]
+    cost: list[Maybe]
+
+
 class FailedCell(TypedDict):
     """A candidate on a seed where every draw failed."""
 
@@ -85,6 +102,9 @@ class Judged(TypedDict):
     reliability: Reliability
     iou: NotRequired[list[Maybe]]  # of masks and sequences
     dice: NotRequired[list[Maybe]]
+    ranking: NotRequired[Ranking]
+    cost_curve: NotRequired[CostCurve]
+    temperature: NotRequired[Number]
 
 
 class DoneCell(Judged):
@@ -111,6 +131,12 @@ def _cell_agrees(cell: DoneCell) -> DoneCell:
     _same_length("curve.train_loss and .epoch", curve["train_loss"], len(curve["epoch"]))
     if curve["validation"] is not None:
         _same_length("curve.validation and .epoch", curve["validation"], len(curve["epoch"]))
+    if "ranking" in cell:
+        lists = [cell["ranking"][key] for key in ("recall", "precision", "alarms", "found")]
+        _same_length_of_all("the parts of ranking", lists)
+    if "cost_curve" in cell:
+        points = cell["cost_curve"]
+        _same_length("the parts of cost_curve", points["cost"], len(points["threshold"]))
     chosen = [trial for trial in cell["trials"] if trial["draw"] == cell["chosen"]]
     if len(chosen) != 1 or chosen[0]["validation"] is None:
         raise ValueError(f"chosen is {cell['chosen']}, which is no draw that was validated")
@@ -335,6 +361,7 @@ class Results(TypedDict):
     references: NotRequired[References]
     verdict: Verdict
     failures: list[Failure]
+    costs: NotRequired[list[list[Number]]]  # row: the true class; column: the decision
     times: Times
     panel: NotRequired[Panel | None]
 
@@ -344,6 +371,9 @@ def _results_agree(results: Results) -> Results:
     classes = len(data["classes"])
     _same_length("data.counts and data.classes", data["counts"], classes)
     _same_length("data.train_counts and data.classes", data["train_counts"], classes)
+    if "costs" in results:
+        _same_length_of_all("costs and data.classes", [data["classes"], *results["costs"]])
+        _same_length("costs and data.classes", results["costs"], classes)
     if not classes:
         raise ValueError("data.classes is empty")
     names = {entry["name"] for entry in entries}

@@ -224,6 +224,12 @@ def _add_compare(commands: Commands) -> None:
         "(%(default)s)",
     )
     compare.add_argument(
+        "--costs",
+        metavar="FILE",
+        help="what each decision costs: a JSON or CSV file, or JSON itself, as in "
+        '\'{"fraud": {"honest": 100}, "honest": {"fraud": 5}}\', the true class first',
+    )
+    compare.add_argument(
         "--device", action=_Told, default="cpu", help="where to train, as in cuda (%(default)s)"
     )
     compare.add_argument(
@@ -280,7 +286,7 @@ def _compare(options: argparse.Namespace) -> None:
         print(f"\nWritten: {printable(str(path))} and {page.name}")
 
 
-_OF_TABLES = ("target", "losses", "network", "hidden", "group")
+_OF_TABLES = ("target", "losses", "network", "hidden", "group", "costs")
 
 
 def _compare_script(options: argparse.Namespace) -> None:
@@ -293,7 +299,9 @@ def _compare_script(options: argparse.Namespace) -> None:
     if not options.references:
         raise UsageError(f"--no-references belongs to tables; {options.data} has none")
     for name in _OF_TABLES:
-        if name in given or (name in ("target", "losses") and getattr(options, name) is not None):
+        if name in given or (
+            name in ("target", "losses", "costs") and getattr(options, name) is not None
+        ):
             option = {"losses": "loss"}.get(name, name)
             raise UsageError(f"--{option} belongs to tables; {options.data} says it itself")
     told = Told({name: getattr(options, name) for name in given}, default_folder(options.data))

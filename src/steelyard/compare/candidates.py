@@ -11,18 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 import steelyard as sy
 from steelyard._results import BASELINE
 from steelyard.compare.study import Candidate, Range, StudyError
 from steelyard.losses import SoftmaxLoss
 
+BY_COSTS = "expected-cost"  # where a study has costs
+
 _TAU = Range("tau", 0.25, 2.0, 1.0)
 _MARGINS = (Range("max_margin", 0.1, 0.9, 0.5), Range("scale", 10.0, 40.0, 30.0, "log"))
 
 CANDIDATES = (
     Candidate("cross-entropy", "Cross-entropy", "CrossEntropyLoss"),
+    Candidate(BY_COSTS, "Least expected cost", "CrossEntropyLoss", post_hoc=True, by_costs=True),
     Candidate("post-hoc", "Post-hoc logit adjustment", "CrossEntropyLoss", (_TAU,), post_hoc=True),
     Candidate("tuned-decision", "Tuned decision", "CrossEntropyLoss", post_hoc=True, tuned=True),
     Candidate(
@@ -109,15 +111,20 @@ def candidate(name: str) -> Candidate:
     return _BY_NAME[name]
 
 
-def choose(names: Sequence[str] | None) -> tuple[str, ...]:
+def choose(names: Sequence[str] | None, *, costs: bool = False) -> tuple[str, ...]:
     """The candidates of a study: those asked for and the baselines, simplest first.
+
+    Args:
+        names: those asked for; None takes the default set.
+        costs: the study has costs, so one candidate decides by them.
 
     Raises:
         StudyError: the names are one text, or one of them names nothing.
     """
     if isinstance(names, str):
         raise StudyError(f"losses is {names!r}; expected a list of names: losses=[{names!r}]")
-    wanted = {candidate(name).name for name in (names or DEFAULT)} | set(ALWAYS)
+    always = (*ALWAYS, BY_COSTS) if costs else ALWAYS
+    wanted = {candidate(name).name for name in (names or DEFAULT)} | set(always)
     return tuple(item.name for item in CANDIDATES if item.name in wanted)
 
 
@@ -135,9 +142,7 @@ def build_loss(
     keywords: dict[str, Any] = {"label_smoothing": options["label_smoothing"]}
     for item in candidate.space:
         if item.name == "power":
-            keywords["weight"] = sy.class_weights(
-                counts, "power", power=options["power"], dtype=torch.float64
-            )
+            keywords["weight"] = sy.class_weights(counts, "power", power=options["power"])
         elif not candidate.post_hoc:
             keywords[item.name] = options[item.name]
     if candidate.counts:
@@ -145,59 +150,5 @@ def build_loss(
     loss: SoftmaxLoss = getattr(sy, candidate.loss)(**keywords)
     if not candidate.reweighted:
         return loss
-    weight = sy.class_weights(counts, "effective", dtype=torch.float64)
+    weight = sy.class_weights(counts, "effective")
     return sy.DeferredReweighting(loss, weight, start)
-
-
-def python_lines(item: Candidate, options: Mapping[str, float], tuned_for: str = "") -> str:
-    """The lines of Python that use this candidate with these options.
-
-    Args:
-        item: the candidate.
-        options: one draw.
-        tuned_for: the score that a tuned decision is for, as an expression.
-    """
-    keywords = {r.name: options[r.name] for r in item.space if r.name != "power"}
-    if options.get("label_smoothing"):
-        keywords["label_smoothing"] = options["label_smoothing"]
-    if item.tuned:
-        biases = f"sy.tune_biases(validation_logits, validation_labels, {tuned_for})"
-        lines = ["import steelyard as sy", f"loss = {_call(item.loss, keywords)}"]
-        return "\n".join(
-            [*lines, f"biases = {biases}", "logits = logits + biases  # at prediction"]
-        )
-    if item.post_hoc:
-        tau = keywords.pop("tau")
-        loss = _call(item.loss, keywords)
-        after = f"logits = sy.adjust_logits(logits, class_counts, tau={tau:g})  # at prediction"
-        return "\n".join(["import steelyard as sy", _COUNTS, f"loss = {loss}", after])
-    lines = ["import steelyard as sy"]
-    if item.counts or item.weighted or item.reweighted:
-        lines.append(_COUNTS)
-    if item.weighted:
-        power = f'sy.class_weights(class_counts, "power", power={options["power"]:g})'
-        lines.append(f"loss = {_call(item.loss, keywords, weight=power)}")
-    else:
-        given = {"class_counts": "class_counts"} if item.counts else {}
-        lines.append(f"loss = {_call(item.loss, keywords, **given)}")
-    if item.head == "cosine":
-        lines.append("head = sy.CosineLinear(features, classes)  # in place of the last nn.Linear")
-    if item.sampling != "plain":
-        when = "from epoch 4 * epochs // 5 on, " if item.deferred else ""
-        lines.append(f"# {when}batches in which every class is as frequent as any other")
-    if item.sampling == "smote":
-        lines.append("# and rows of rare classes are points between two of them: SMOTE")
-    if item.reweighted:
-        weight = 'sy.class_weights(class_counts, "effective")'
-        lines.append(f"loss = sy.DeferredReweighting(loss, {weight}, start=4 * epochs // 5)")
-        lines.append("# and loss.set_epoch(epoch) as each epoch begins")
-    return "\n".join(lines)
-
-
-_COUNTS = "class_counts = sy.count_classes(train_labels)"
-
-
-def _call(name: str, numbers: Mapping[str, float], **expressions: str) -> str:
-    arguments = [f"{key}={value}" for key, value in expressions.items()]
-    arguments += [f"{key}={value:.12g}" for key, value in numbers.items()]
-    return f"sy.{name}({', '.join(arguments)})"

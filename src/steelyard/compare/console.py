@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from steelyard import _units
 from steelyard._results import Comparison, Interval, Results
 from steelyard._text import printable
 from steelyard.compare.progress import bare_table
@@ -38,7 +39,7 @@ def print_results(results: Results, console: Console) -> None:
     console.print(
         f"{split['train']:,} rows train, {split['validation']:,} choose among {study['draws']} "
         f"draws per loss, {split['test']:,} test; {study['seeds']} seeds; mean ± standard "
-        "deviation over seeds, in percent.",
+        f"deviation over seeds, in percent{', costs per row' * ('costs' in results)}.",
     )
     if "shape" in study:  # of a table; a study of networks trains the reader's own
         console.print(
@@ -64,7 +65,11 @@ def score_table(results: Results, width: int) -> Table:
     select = results["study"]["select"]
     titles = {score["name"]: score["title"] for score in results["scores"]}
     shown = (*_BINARY_COLUMNS, *_COLUMNS) if "f1" in titles else _COLUMNS
-    wanted = [name for name in dict.fromkeys((select, *shown, *_MORE_COLUMNS)) if name in titles]
+    wanted = [
+        name
+        for name in dict.fromkeys((select, "mean_cost", *shown, *_MORE_COLUMNS))
+        if name in titles
+    ]
     columns = wanted[: len(_COLUMNS) + max(0, width - 80) // _COLUMN_WIDTH]
     judged = {c["candidate"]: c for c in results["comparisons"][select]}
     table = bare_table()
@@ -75,7 +80,9 @@ def score_table(results: Results, width: int) -> Table:
     for entry in results["candidates"]:
         marks = "bold" if entry["name"] == results["verdict"]["recommended"] else None
         cells = [_mean_and_spread(name, entry["scores"][name]) for name in columns]
-        table.add_row(entry["title"], *cells, _against(judged.get(entry["name"])), style=marks)
+        table.add_row(
+            entry["title"], *cells, _against(select, judged.get(entry["name"])), style=marks
+        )
     references = results.get("references")
     if references and references["entries"]:
         table.add_section()
@@ -89,19 +96,19 @@ def score_table(results: Results, width: int) -> Table:
 def _mean_and_spread(name: str, score: Interval) -> str:
     if score["mean"] is None:
         return "–"
-    factor, digits = (1, 2) if name in ("log_loss", "matthews") else (100, 1)
-    mean = f"{factor * score['mean']:.{digits}f}"
-    return mean if score["std"] is None else f"{mean} ±{factor * score['std']:.{digits}f}"
+    mean = _units.shown(name, score["mean"])
+    return mean if score["std"] is None else f"{mean} ±{_units.shown(name, score['std'])}"
 
 
-def _against(comparison: Comparison | None) -> str:
+def _against(name: str, comparison: Comparison | None) -> str:
     if comparison is None:
         return ""
     mean = comparison["difference"]["mean"]
     if mean is None:
         return "failed"
     word = {"better": "better", "worse": "worse", "no detectable difference": "unclear"}
-    return f"{word.get(comparison['judgement'], '')} {100 * mean:+5.1f}".lstrip()
+    change = _units.shown(name, mean, change=True)
+    return f"{word.get(comparison['judgement'], '')} {change:>5}".lstrip()
 
 
 def _failures(results: Results) -> list[str]:

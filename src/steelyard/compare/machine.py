@@ -16,7 +16,7 @@ from steelyard._text import first_line
 from steelyard.compare.study import StudyError
 
 BACKENDS = ("local", "dask", "ray")
-_PACKAGES = ("numpy", "scikit-learn", "skrub", "polars", "scipy", "statsmodels")
+_PACKAGES = ("numpy", "scikit-learn", "skrub", "polars", "scipy")
 _PROCESS = 400 * 2**20  # bytes that a worker takes before it trains anything
 _UNKNOWN = 4 * 2**30
 _CGROUP = Path("/sys/fs/cgroup")

@@ -14,8 +14,12 @@
                    seeds: one cell per seed: status, reason, chosen (a draw's number), trials
                    (draw, options, status, reason, validation, train_loss), scores, recall and
                    precision per class, confusion (rows are true classes), reliability (15 bins:
-                   count, confidence, accuracy), curve (epoch, train_loss, validation)
-    comparisons  per score that higher is better for: candidates against cross-entropy, paired by
+                   count, confidence, accuracy), curve (epoch, train_loss, validation),
+                   temperature, ranking (precision by recall, share found by share of false
+                   alarms; of more than two classes the mean of each against the rest; of two
+                   where the decision stands), cost_curve (of two classes, with costs)
+    costs        where there are costs: row by true class, in the order of the classes
+    comparisons  per score that may select: candidates against cross-entropy, paired by
                  seed: seeds, difference (mean, std, low, high), p, p_holm, judgement,
                  detectable (the difference that four of five such studies would find)
     references   what is no network (of tables alone): entries, with what candidates have in common
@@ -34,9 +38,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steelyard import _units
 from steelyard._results import BASELINE, Cell, Failure, ScoreName, Verdict
-from steelyard.compare.scores import LOWER_IS_BETTER
-from steelyard.compare.verdict import Evidence, judge
+from steelyard.compare.verdict import Evidence, Measure, judge
 
 _DEAR = 0.03  # of accuracy: more than a few points are said
 _PRICED = ("balanced_accuracy", "macro_f1", "accuracy")
@@ -45,7 +49,7 @@ _PRICED = ("balanced_accuracy", "macro_f1", "accuracy")
 def score_names(titles: Mapping[str, str]) -> list[ScoreName]:
     """The entry `scores` for scores with these titles."""
     return [
-        {"name": name, "title": title, "higher_is_better": name not in LOWER_IS_BETTER}
+        {"name": name, "title": title, "higher_is_better": _units.sign(name) > 0}
         for name, title in titles.items()
     ]
 
@@ -83,7 +87,7 @@ def verdict_of(
         more: sentences to add.
     """
     named = {entry["name"]: entry["title"] for entry in entries}
-    found = judge(evidence, named, BASELINE, titles[select])
+    found = judge(evidence, named, BASELINE, Measure(select, titles[select]))
     code = {entry["name"]: entry["code"] for entry in entries}
     return {
         "score": select,
@@ -92,6 +96,7 @@ def verdict_of(
             *more,
             *_price(select, found.recommended, entries, titles),
             *_cautions(found.recommended, entries),
+            *_probabilities(found.recommended, entries),
         ],
         "best": found.best,
         "tied": list(found.tied),
@@ -136,3 +141,21 @@ def _cautions(recommended: str | None, entries: Sequence[Mapping[str, Any]]) -> 
     if scores[recommended]["worst_class_recall"]["mean"] == 0:
         said.append("On no seed does it find a single row of the class that it is worst at.")
     return said
+
+
+def _probabilities(recommended: str | None, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whether the recommended candidate's probabilities mean what they say, and what mends them."""
+    name = "calibration_error"
+    scores = {entry["name"]: entry["scores"] for entry in entries}
+    if recommended is None or f"{name}_tempered" not in scores[recommended]:
+        return []
+    means = (
+        (scores[recommended][score]["mean"], words)
+        for score, words in (
+            (name, "as trained"),
+            (f"{name}_corrected", "with the loss's shift undone"),
+            (f"{name}_tempered", "with a temperature"),
+        )
+    )
+    said = [f"{_units.in_words(name, mean)} {words}" for mean, words in means if mean is not None]
+    return [f"Calibration error of its probabilities: {', '.join(said)}."]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +14,12 @@ from torch import Tensor
 
 from steelyard import metrics
 from steelyard._results import Judged
+from steelyard._units import REPAIRS, plain, sign
 from steelyard.classes import ClassCounts
+from steelyard.compare.curves import cost_curve, ranking
+from steelyard.compare.decisions import Costs, Decided, cheapest
 from steelyard.compare.study import SELECTABLE
+from steelyard.decide import fit_temperature
 
 # Name in results.json → heading, in the order of tables.
 TITLES = {
@@ -41,7 +46,10 @@ BINARY_TITLES = {
     "recall_at_precision": "recall at {at} precision",
     "precision_at_recall": "precision at {at} recall",
 }
-LOWER_IS_BETTER = ("calibration_error", "log_loss", "brier")
+COST_TITLES = {"mean_cost": "mean cost", "least_cost": "mean cost, decided by costs"}
+# Scores of probabilities, and what has been done to them.
+PROBABILITY = ("calibration_error", "log_loss", "brier")
+_REPAIRED = {"corrected": "shift undone", "tempered": "with a temperature"}
 
 
 @dataclass(frozen=True)
@@ -52,24 +60,37 @@ class Scoring:
         classes: how many there are.
         positive: of two classes, the position of the one that is looked for.
         at: the precision at which recall is read, and the recall at which precision is.
+        costs: what each decision costs, row by true class; None has no costs.
     """
 
     classes: int
     positive: int = 1
     at: float = 0.9
+    costs: Costs | None = None
 
     @property
     def titles(self) -> dict[str, str]:
         """Names of the scores and their headings, in the order of tables."""
         binary = BINARY_TITLES if self.classes == 2 else {}
         at = f"{100 * self.at:g} %"
-        return TITLES | ORDER_TITLES | {k: v.format(at=at) for k, v in binary.items()}
+        found = TITLES | ORDER_TITLES | {k: v.format(at=at) for k, v in binary.items()}
+        if self.costs is not None:
+            found |= COST_TITLES
+        return found | {
+            f"{name}_{repair}": f"{found[name]}, {_REPAIRED[repair]}"
+            for repair in REPAIRS
+            for name in PROBABILITY
+        }
 
     @property
     def selectable(self) -> list[str]:
         """The scores that draws may be chosen by: defined wherever each class has a row."""
-        shots = ("many_shot_recall", "medium_shot_recall", "few_shot_recall")
-        return [name for name in self.titles if name not in (*LOWER_IS_BETTER, *shots)]
+        some = ("many_shot_recall", "medium_shot_recall", "few_shot_recall", "least_cost")
+        return [
+            name
+            for name in self.titles
+            if name not in (*some, "calibration_error") and plain(name) == name
+        ]
 
     @property
     def of_both(self) -> list[str]:
@@ -77,9 +98,11 @@ class Scoring:
         return [*ORDER_TITLES, *BINARY_TITLES] if self.classes == 2 else []
 
     def of_decisions(self, name: str) -> Callable[[Tensor], Tensor] | None:
-        """The score of confusion matrices by that name; None where it reads the order instead."""
+        """The score of confusion matrices by that name; None where it reads logits instead."""
         if name == "f1":
             return partial(metrics.f1, positive=self.positive)
+        if name == "mean_cost" and self.costs is not None:
+            return partial(metrics.mean_cost, costs=self.costs)
         if name in (*SELECTABLE, "matthews"):
             score: Callable[[Tensor], Tensor] = getattr(metrics, name)
             return score
@@ -91,8 +114,17 @@ class Scoring:
             return select
         return "f1" if self.classes == 2 else "balanced_accuracy"
 
-    def of_order(self, name: str, logits: Tensor, labels: Tensor) -> float:
-        """The score of logits (n, C) by that name, which reads the order of the rows."""
+    def tuning(self, select: str) -> Callable[[Tensor], Tensor]:
+        """The same as a function of confusion matrices, of which more is better."""
+        name = self.tuned_for(select)
+        score = self.of_decisions(name)
+        assert score is not None
+        return score if sign(name) > 0 else lambda confusion: -score(confusion)
+
+    def of_logits(self, name: str, logits: Tensor, labels: Tensor) -> float:
+        """The score of logits (n, C) by that name, which reads probabilities or an order."""
+        if name in PROBABILITY:
+            return of_probabilities(logits, labels)[name]
         score: Callable[[Tensor, Tensor], Tensor] = getattr(metrics, name)
         if name in ("recall_at_precision", "precision_at_recall"):
             score = partial(getattr(metrics, name), **{name.rpartition("_")[2]: self.at})
@@ -101,25 +133,65 @@ class Scoring:
             return score(ranks, labels == self.positive).item()
         return metrics.one_vs_rest(score, logits, labels).nanmean().item()
 
+    def score(self, name: str, said: Decided, labels: Tensor) -> float:
+        """Any score that can select, of what a candidate says; NaN where its logits are no numbers.
+
+        Args:
+            name: of the score.
+            said: of n rows.
+            labels: (n,).
+        """
+        if not said.logits.isfinite().all():
+            return math.nan
+        decided = self.of_decisions(name)
+        if decided is None:
+            return self.of_logits(name, said.logits, labels)
+        return decided(metrics.confusion_matrix(said.classes, labels, self.classes)).item()
+
+
+def of_probabilities(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Calibration error, log loss and Brier score of logits (n, C)."""
+    log_p = logits.double().log_softmax(1)
+    top, guess = log_p.max(1)
+    bins = metrics.reliability_bins(top.exp(), guess == labels)
+    return {
+        "calibration_error": bins.calibration_error().item(),
+        "log_loss": -log_p.gather(1, labels[:, None]).mean().item(),
+        "brier": metrics.brier(log_p, labels).item(),
+    }
+
 
 def score_predictions(
-    logits: Tensor, labels: Tensor, counts: np.ndarray, scoring: Scoring | None = None
+    said: Decided,
+    labels: Tensor,
+    counts: np.ndarray,
+    scoring: Scoring | None = None,
+    repaired: Repaired | None = None,
 ) -> Judged:
     """Everything a cell records of one network on its test rows.
 
     Args:
-        logits: (n, C).
+        said: of n rows.
         labels: (n,).
         counts: (C,) training rows per class, for the many-, medium- and few-shot groups.
         scoring: adds the scores of an order, of two classes and of probabilities.
+        repaired: the same rows after each repair of their probabilities.
     """
     groups = ClassCounts(torch.from_numpy(counts)).groups()
-    scores, confusion, reliability = metrics.evaluate(logits, labels, groups)
+    scores, confusion, reliability = metrics.evaluate(said.logits, labels, groups, said.decision)
     numbers, bins = scores.to_dict(), reliability.to_dict()
+    names = list(TITLES)
+    if repaired is not None:
+        numbers |= repaired.scores
     if scoring is not None:
-        numbers |= _more(scoring, logits.cpu(), labels.cpu(), confusion)
-    return {
-        "scores": {name: numbers[name] for name in (scoring.titles if scoring else TITLES)},
+        names = list(scoring.titles) if repaired is not None else [*TITLES, *scoring.selectable]
+        names = list(dict.fromkeys(names))
+        for name in names:
+            if name not in numbers:
+                value = scoring.score(name, said, labels)
+                numbers[name] = None if math.isnan(value) else value
+    judged: Judged = {
+        "scores": {name: numbers[name] for name in names},
         "recall": numbers["recall"],
         "precision": numbers["precision"],
         "confusion": confusion.tolist(),
@@ -129,18 +201,54 @@ def score_predictions(
             "accuracy": bins["accuracy"],
         },
     }
-
-
-def _more(
-    scoring: Scoring, logits: Tensor, labels: Tensor, confusion: Tensor
-) -> dict[str, float | None]:
-    found = {"brier": metrics.brier(logits.double().log_softmax(-1), labels).item()}
-    for name in scoring.titles:
-        if name not in TITLES and name != "brier":
-            decided = scoring.of_decisions(name)
-            found[name] = (
-                scoring.of_order(name, logits, labels)
-                if decided is None
-                else decided(confusion).item()
+    if scoring is not None and repaired is not None:
+        judged["temperature"] = repaired.temperature
+        judged["ranking"] = ranking(said.logits, labels, confusion, scoring.positive)
+        if scoring.costs is not None and scoring.classes == 2:
+            judged["cost_curve"] = cost_curve(
+                repaired.logits, labels, scoring.costs, scoring.positive
             )
-    return {name: None if math.isnan(value) else value for name, value in found.items()}
+    return judged
+
+
+class Repaired(NamedTuple):
+    """What repairs have made of a network's probabilities.
+
+    Attributes:
+        scores: by name.
+        temperature: that was fitted.
+        logits: (n, C) after all repairs.
+    """
+
+    scores: dict[str, float | None]
+    temperature: float
+    logits: Tensor
+
+
+def repair(
+    scoring: Scoring,
+    validation: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    undo: Callable[[Tensor], Tensor] | None,
+) -> Repaired:
+    """Undo what the loss has moved, fit a temperature, and score the probabilities after each.
+
+    Args:
+        scoring: names and costs.
+        validation: logits (m, C) of the network as it was trained, and labels (m,).
+        test: the same of the rows that judge.
+        undo: takes out of the logits what the loss has moved them by; None where there is nothing
+            to take out, or no formula for it.
+    """
+    correct = undo or (lambda logits: logits)
+    temperature = fit_temperature(correct(validation[0]), validation[1])
+    logits = {"corrected": correct(test[0]), "tempered": correct(test[0]) / temperature}
+    found: dict[str, float | None] = {}
+    for step in REPAIRS:
+        known = step == "tempered" or undo is not None
+        scores = of_probabilities(logits[step], test[1]) if known else {}
+        found |= {f"{name}_{step}": scores.get(name) for name in PROBABILITY}
+    if scoring.costs is not None:
+        rule = cheapest(1.0, scoring.costs)
+        found["least_cost"] = scoring.score("mean_cost", rule(logits["tempered"]), test[1])
+    return Repaired(found, temperature, logits["tempered"])

@@ -88,6 +88,7 @@ class Candidate:
         post_hoc: no training at all: the logits of the cross-entropy model are moved, by
             −τ·log prior.
         tuned: post hoc too, by the biases that score best on the validation rows.
+        by_costs: post hoc too, by the least expected cost.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Candidate:
     deferred: bool = False
     post_hoc: bool = False
     tuned: bool = False
+    by_costs: bool = False
 
     @property
     def reweighted(self) -> bool:

@@ -9,9 +9,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
-from statsmodels.stats.multitest import multipletests
 
-from steelyard import _results
+from steelyard import _results, _units
 from steelyard.compare.study import MINIMUM_SEEDS
 
 LEVEL = 0.05
@@ -174,12 +173,13 @@ def p_value(differences: np.ndarray, overlap: float) -> float | None:
     return float(2 * stdtr(len(differences) - 1, -abs(t)))
 
 
-def compare(evidence: Evidence, baseline: str) -> list[Comparison]:
+def compare(evidence: Evidence, baseline: str, sign: int = 1) -> list[Comparison]:
     """Every candidate against the baseline on one score.
 
     Args:
         evidence: the scores.
         baseline: the name of the candidate that the others are compared with.
+        sign: −1 where less is better.
     """
     pairs = {name: evidence.against(name, baseline) for name in evidence.values if name != baseline}
     holm = _holm({name: pair.p for name, pair in pairs.items()})
@@ -190,7 +190,7 @@ def compare(evidence: Evidence, baseline: str) -> list[Comparison]:
             pair.difference,
             pair.p,
             holm.get(name),
-            _judge(pair, holm.get(name)),
+            _judge(pair, holm.get(name), sign),
             pair.detectable,
         )
         for name, pair in pairs.items()
@@ -198,14 +198,16 @@ def compare(evidence: Evidence, baseline: str) -> list[Comparison]:
 
 
 def _holm(p: Mapping[str, float | None]) -> dict[str, float]:
+    """Holm's correction: the least p is multiplied by all that are tested, the next by one less."""
     tested = {name: value for name, value in p.items() if value is not None}
-    if not tested:
-        return {}
-    corrected = multipletests(list(tested.values()), alpha=LEVEL, method="holm")[1]
-    return dict(zip(tested, map(float, corrected), strict=True))
+    corrected, before = {}, 0.0
+    for rank, name in enumerate(sorted(tested, key=tested.__getitem__)):
+        before = max(before, min(1.0, (len(tested) - rank) * tested[name]))
+        corrected[name] = before
+    return corrected
 
 
-def _judge(pair: Paired, p_holm: float | None) -> Judgement:
+def _judge(pair: Paired, p_holm: float | None, sign: int) -> Judgement:
     mean = pair.difference.mean
     if mean is None:
         return "failed"
@@ -213,7 +215,7 @@ def _judge(pair: Paired, p_holm: float | None) -> Judgement:
         return "too few seeds"
     if p_holm >= LEVEL:
         return "no detectable difference"
-    return "better" if mean > 0 else "worse"
+    return "better" if sign * mean > 0 else "worse"
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ class Verdict:
 
     Attributes:
         sentences: the verdict in words.
-        best: the candidate with the highest mean.
+        best: the candidate with the best mean.
         tied: candidates that cannot be told from the best, simplest first, the best included.
         recommended: the simplest of them.
     """
@@ -233,24 +235,58 @@ class Verdict:
     recommended: str | None
 
 
+@dataclass(frozen=True)
+class Measure:
+    """The score that a verdict is about.
+
+    Attributes:
+        name: in results.
+        title: in a sentence.
+    """
+
+    name: str
+    title: str
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, −1 where less is."""
+        return _units.sign(self.name)
+
+    def leader(self, title: str, mean: float) -> str:
+        """The sentence that names the best mean."""
+        word = "Highest" if self.sign > 0 else "Lowest"
+        measure = self.title if self.title.startswith("mean ") else f"mean {self.title}"
+        return f"{word} {measure}: {title} ({_units.in_words(self.name, mean)})."
+
+    def change(self, difference: Interval) -> str:
+        """A difference with its interval."""
+        if difference.mean is None or difference.low is None or difference.high is None:
+            return "–"
+        mean, low, high = (
+            _units.shown(self.name, value, change=True)
+            for value in (difference.mean, difference.low, difference.high)
+        )
+        return f"{f'{mean} {_units.step(self.name)}'.strip()}, 95 % interval {low} to {high}"
+
+
 def judge(
-    evidence: Evidence, titles: Mapping[str, str], baseline: str, score_title: str
+    evidence: Evidence, titles: Mapping[str, str], baseline: str, measure: Measure
 ) -> Verdict:
     """Put a study into words.
 
     Args:
-        evidence: the scores; higher is better.
+        evidence: the scores.
         titles: per candidate the name to show.
         baseline: the name of plain cross-entropy.
-        score_title: the name of the score, in a sentence.
+        measure: which score it is.
     """
     scores = evidence.values
     means = {name: evidence.interval(name).mean for name in scores}
     finished = {name: mean for name, mean in means.items() if mean is not None}
     if not finished:
         return Verdict(("No candidate finished a single seed.",), None, (), None)
-    best = max(finished, key=lambda name: finished[name])
-    comparisons = compare(evidence, baseline)
+    best = max(finished, key=lambda name: measure.sign * finished[name])
+    comparisons = compare(evidence, baseline, measure.sign)
     seeds = max(len([v for v in values if v is not None]) for values in scores.values())
     if seeds < MINIMUM_SEEDS:
         plural = "" if seeds == 1 else "s"
@@ -258,24 +294,24 @@ def judge(
             (
                 f"No verdict: {seeds} seed{plural}, and it takes {MINIMUM_SEEDS} to tell a "
                 f"difference from luck.",
-                f"Highest mean {score_title}: {titles[best]} ({100 * finished[best]:.1f} %).",
+                measure.leader(titles[best], finished[best]),
             ),
             best,
             (),
             None,
         )
-    against_best = {c.candidate: c.judgement for c in compare(evidence, best)}
+    against_best = {c.candidate: c.judgement for c in compare(evidence, best, measure.sign)}
     tied = tuple(
         name
         for name in finished
         if name == best or against_best[name] == "no detectable difference"
     )
     recommended = _recommend(tied, comparisons, baseline)
-    sentences = [*_against_baseline(comparisons, titles, baseline, score_title)]
+    sentences = [*_against_baseline(comparisons, titles, baseline, measure)]
     # Without a winner the reader wants to know how far ahead the unproven leader is.
     leads = {c.candidate: c.difference for c in comparisons}
     lead = leads.get(best) if recommended == baseline else None
-    sentences += _recommendation(recommended, best, titles, finished, lead, score_title)
+    sentences += _recommendation(recommended, best, titles, finished, lead, measure)
     return Verdict(tuple(sentences), best, tied, recommended)
 
 
@@ -292,24 +328,24 @@ def _recommend(tied: Sequence[str], comparisons: Sequence[Comparison], baseline:
 
 
 def _against_baseline(
-    comparisons: Sequence[Comparison], titles: Mapping[str, str], baseline: str, score_title: str
+    comparisons: Sequence[Comparison], titles: Mapping[str, str], baseline: str, measure: Measure
 ) -> list[str]:
     lines = []
     for word in ("better", "worse"):
         named = [
-            f"{titles[c.candidate]} ({_points(c.difference)})"
+            f"{titles[c.candidate]} ({measure.change(c.difference)})"
             for c in comparisons
             if c.judgement == word
         ]
         if named:
             lines.append(
-                f"{word.capitalize()} than tuned {titles[baseline].lower()} in {score_title}: "
+                f"{word.capitalize()} than tuned {titles[baseline].lower()} in {measure.title}: "
                 f"{_join(named)}."
             )
     same = [titles[c.candidate] for c in comparisons if c.judgement == "no detectable difference"]
     if same and len(same) == len(comparisons):
         lines.append(
-            f"No candidate can be told from tuned {titles[baseline].lower()} in {score_title}."
+            f"No candidate can be told from tuned {titles[baseline].lower()} in {measure.title}."
         )
     elif same:
         lines.append(f"No detectable difference from {titles[baseline].lower()}: {_join(same)}.")
@@ -322,7 +358,7 @@ def _against_baseline(
 
 
 def said_of_references(
-    comparisons: Sequence[Comparison], titles: Mapping[str, str], against: str, score_title: str
+    comparisons: Sequence[Comparison], titles: Mapping[str, str], against: str, measure: Measure
 ) -> list[str]:
     """What the owner of the data should know of models that are no network.
 
@@ -330,7 +366,7 @@ def said_of_references(
         comparisons: of each with a candidate.
         titles: the names to show, by name.
         against: that candidate.
-        score_title: the name of the score, in a sentence.
+        measure: which score it is.
     """
     ahead = [c for c in comparisons if c.judgement == "better"]
     said = (
@@ -338,8 +374,10 @@ def said_of_references(
         if ahead
         else "Of what is not a network nothing is clearly ahead of"
     )
-    named = [f"{titles[c.candidate]} ({_points(c.difference)})" for c in ahead or comparisons]
-    return [f"{said} {titles[against]} in {score_title}: {_join(named)}."]
+    named = [
+        f"{titles[c.candidate]} ({measure.change(c.difference)})" for c in ahead or comparisons
+    ]
+    return [f"{said} {titles[against]} in {measure.title}: {_join(named)}."]
 
 
 def _recommendation(
@@ -348,26 +386,17 @@ def _recommendation(
     titles: Mapping[str, str],
     means: Mapping[str, float],
     lead: Interval | None,
-    score_title: str,
+    measure: Measure,
 ) -> list[str]:
-    lines = [f"Highest mean {score_title}: {titles[best]} ({100 * means[best]:.1f} %)."]
+    lines = [measure.leader(titles[best], means[best])]
     if recommended == best:
         return [*lines, f"Use {titles[best]}."]
     lines.append(f"Use {titles[recommended]}: the simplest that cannot be told from it.")
     if lead is not None:
         lines.append(
-            f"The lead of {titles[best]} ({_points(lead)}) may be luck; more seeds can tell."
+            f"The lead of {titles[best]} ({measure.change(lead)}) may be luck; more seeds can tell."
         )
     return lines
-
-
-def _points(difference: Interval) -> str:
-    if difference.mean is None or difference.low is None or difference.high is None:
-        return "–"
-    return (
-        f"{100 * difference.mean:+.1f} points, 95 % interval "
-        f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
-    )
 
 
 def _join(names: Sequence[str]) -> str:

@@ -38,8 +38,10 @@ from steelyard.metrics.ranking import (
     average_precision,
     one_vs_rest,
     precision_at_recall,
+    precision_curve,
     recall_at_precision,
     roc_auc,
+    roc_curve,
 )
 
 __all__ = [
@@ -63,9 +65,11 @@ __all__ = [
     "one_vs_rest",
     "precision",
     "precision_at_recall",
+    "precision_curve",
     "recall",
     "recall_at_precision",
     "reliability_bins",
     "roc_auc",
+    "roc_curve",
     "worst_class_recall",
 ]

@@ -3,6 +3,8 @@
 A confusion matrix is (…, C, C); rows are the true classes.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -74,13 +76,14 @@ def matthews(confusion: Tensor) -> Tensor:
     return torch.where(spread > 0, covariance / spread.clamp_min(1).sqrt(), 0.0)
 
 
-def mean_cost(confusion: Tensor, costs: Tensor) -> Tensor:
+def mean_cost(confusion: Tensor, costs: Tensor | Sequence[Sequence[float]]) -> Tensor:
     """Cost per row (…), from a confusion matrix (…, C, C) and the cost (C, C) of each cell.
 
     ``costs[c, k]`` is the cost of deciding for k where c is true.
     """
     total = confusion.sum((-2, -1)).double()
-    return (confusion * costs.to(confusion.device).double()).sum((-2, -1)) / total
+    matrix = torch.as_tensor(costs, dtype=torch.float64, device=confusion.device)
+    return (confusion * matrix).sum((-2, -1)) / total
 
 
 def _hits(confusion: Tensor) -> Tensor:

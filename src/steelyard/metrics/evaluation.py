@@ -77,7 +77,12 @@ class Evaluation(NamedTuple):
     reliability: Reliability
 
 
-def evaluate(logits: Tensor, target: Tensor, groups: ShotGroups | None = None) -> Evaluation:
+def evaluate(
+    logits: Tensor,
+    target: Tensor,
+    groups: ShotGroups | None = None,
+    decision: Tensor | None = None,
+) -> Evaluation:
     """Score one model on one test set.
 
     Args:
@@ -85,6 +90,8 @@ def evaluate(logits: Tensor, target: Tensor, groups: ShotGroups | None = None) -
             class out.
         target: Class indices (N,) of any integer dtype.
         groups: ``ClassCounts.groups()`` of the training data. None: no recall by group.
+        decision: Class indices (N,) that are decided for. None: those of the largest logits, of
+            which calibration always is.
 
     Raises:
         TypeError: Logits that are not floating, targets that are not integers.
@@ -93,11 +100,19 @@ def evaluate(logits: Tensor, target: Tensor, groups: ShotGroups | None = None) -
     """
     if logits.dim() != 2:
         raise ValueError(f"logits have shape {tuple(logits.shape)}; expected (N, C)")
-    return evaluate_stack(logits[None], target, None if groups is None else [groups])[0]
+    return evaluate_stack(
+        logits[None],
+        target,
+        None if groups is None else [groups],
+        None if decision is None else decision[None],
+    )[0]
 
 
 def evaluate_stack(
-    logits: Tensor, target: Tensor, groups: Sequence[ShotGroups] | None = None
+    logits: Tensor,
+    target: Tensor,
+    groups: Sequence[ShotGroups] | None = None,
+    decision: Tensor | None = None,
 ) -> list[Evaluation]:
     """Score a stack of T models at once.
 
@@ -105,6 +120,7 @@ def evaluate_stack(
         logits: Floating tensor (T, N, C).
         target: Class indices (N,), the same rows for all, or (T, N), a test set for each.
         groups: One ``ClassCounts.groups()`` per trial.
+        decision: (T, N) what is decided, if not for the largest logits.
 
     Returns:
         T evaluations, on the CPU. Errors are those of `evaluate` and name the trial.
@@ -114,7 +130,8 @@ def evaluate_stack(
         raise ValueError(f"groups for {len(groups)} trials, logits for {len(logits)}: one for each")
     rows = _rows(logits, target)
     target = target.cpu()
-    confusion = confusion_matrix(rows.prediction, target, logits.shape[-1])
+    decided = rows.prediction if decision is None else decision.cpu().long()
+    confusion = confusion_matrix(decided, target, logits.shape[-1])
     reliability = reliability_bins(rows.confidence, rows.prediction == target)
     scores = _scores(confusion, reliability.calibration_error(), rows.loss.mean(-1), groups)
     return [Evaluation(s, confusion[i], reliability[i]) for i, s in enumerate(scores)]

@@ -105,6 +105,45 @@ def precision_at_recall(ranks: Tensor, positive: Tensor, recall: float) -> Tenso
     return torch.where(enough, precision, 0 * found).amax(-1)
 
 
+def precision_curve(ranks: Tensor, positive: Tensor, recalls: Tensor) -> Tensor:
+    """`precision_at_recall` at many recalls at once.
+
+    Args:
+        ranks: (N,), any numbers that grow with the belief in the positive class.
+        positive: (N,), bool or 0 and 1.
+        recalls: (K,) in [0, 1].
+
+    Returns:
+        (K,) float64; NaN without a positive row.
+    """
+    steps = _steps(ranks, positive)
+    found = steps.hits[steps.last] / steps.hits[-1]
+    precision = steps.hits[steps.last] / (steps.hits + steps.alarms)[steps.last]
+    best = precision.flip(0).cummax(0).values.flip(0)  # from this threshold on
+    return (
+        best[torch.searchsorted(found, recalls.double()).clamp_max(len(best) - 1)] + 0 * found[-1]
+    )
+
+
+def roc_curve(ranks: Tensor, positive: Tensor, alarms: Tensor) -> Tensor:
+    """Largest recall of a threshold that no larger share of the other rows passes.
+
+    Args:
+        ranks: (N,), any numbers that grow with the belief in the positive class.
+        positive: (N,), bool or 0 and 1.
+        alarms: (K,) shares of the other rows, in [0, 1].
+
+    Returns:
+        (K,) float64; NaN where all rows are positive, or none is.
+    """
+    steps = _steps(ranks, positive)
+    none = steps.hits.new_zeros(1)
+    found = torch.cat([none, steps.hits[steps.last]]) / steps.hits[-1]
+    passing = torch.cat([none, steps.alarms[steps.last]]) / steps.alarms[-1]
+    place = torch.searchsorted(passing, alarms.double(), right=True) - 1
+    return found[place.clamp_min(0)] + 0 * passing[-1]
+
+
 def one_vs_rest(
     score: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor
 ) -> Tensor:

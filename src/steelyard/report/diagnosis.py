@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
+from steelyard import _units
 from steelyard._results import Curve, Trial, chosen_trial
 from steelyard.report import numbers
 from steelyard.report.marks import Look, against, dashed, digits, listed, look
@@ -48,12 +49,25 @@ def curves(reading: Reading, entry: Entry) -> list[Picture]:
         pictures.append(
             picture(
                 f"{score.capitalize()} by epoch: {listed(shown)}.",
-                [t for item, how in shown for t in _curve_traces(item, "validation", how, ".1%")],
+                [
+                    trace
+                    for item, how in shown
+                    for trace in _curve_traces(item, "validation", how, _number(reading))
+                ],
                 xaxis=epochs,
-                yaxis={"title": {"text": score}, "tickformat": ".0%"},
+                yaxis={"title": {"text": score}, **_ticks(reading)},
             )
         )
     return pictures
+
+
+def _number(reading: Reading) -> str:
+    """How the deciding score is written."""
+    return ".1%" if _units.is_share(reading.select) else ".4g"
+
+
+def _ticks(reading: Reading) -> dict[str, str]:
+    return {"tickformat": ".0%"} if _units.is_share(reading.select) else {}
 
 
 def _cells_with(entry: Entry, curve: _Shown) -> list[Curve]:
@@ -148,18 +162,22 @@ def _reliability_traces(entry: Entry, look: Look) -> list[Any]:
     return [accuracy, rows]
 
 
-def tuning(entry: Entry) -> list[Picture]:
+def tuning(reading: Reading, entry: Entry) -> list[Picture]:
     """Every draw of each hyper-parameter with its validation score, the chosen ones marked."""
     tried = [t for cell in entry["seeds"] for t in cell["trials"] if t["validation"] is not None]
     chosen = [chosen_trial(cell) for cell in done(entry)]
     found = [score for trial in tried if (score := trial["validation"]) is not None]
     complements = {item["name"] for item in entry["space"] if item["scale"] == "complement"}
+    low, high = min(found, default=0.0), max(found, default=1.0)
+    room = 0.04 if _units.is_share(reading.select) else 0.06 * (high - low)
+    top = 1.04 if _units.is_share(reading.select) else math.inf
+    number = _number(reading)
     return [
         picture(
             f"{entry['title']}: {name} of every draw against its validation score.",
             [
-                _draws("tried", _values(tried, name, name in complements), tried, _TRIED, 6),
-                _draws("chosen", _values(chosen, name, name in complements), chosen, _CHOSEN, 9),
+                _draws(label, _values(some, name, name in complements), some, how, number)
+                for label, some, how in (("tried", tried, _TRIED), ("chosen", chosen, _CHOSEN))
             ],
             height=250,
             xaxis={
@@ -168,9 +186,9 @@ def tuning(entry: Entry) -> list[Picture]:
                 **_scale(_values(tried, name, name in complements)),
             },
             yaxis={
-                "tickformat": ".0%",
+                **_ticks(reading),
                 "nticks": 5,
-                "range": [max(0.0, min(found) - 0.04), min(1.04, max(found) + 0.04)],
+                "range": [max(0.0, low - room) if low >= 0 else low - room, min(top, high + room)],
             },
             showlegend=place == 0,
         )
@@ -184,14 +202,14 @@ def _values(trials: Sequence[Trial], name: str, complement: bool) -> list[float]
     return [round(1 - value, 12) for value in values] if complement else values
 
 
-def _draws(name: str, x: Sequence[float], trials: Sequence[Trial], look: Look, size: int) -> Any:
+def _draws(name: str, x: Sequence[float], trials: Sequence[Trial], look: Look, number: str) -> Any:
     return go.Scatter(
         x=x,
         y=[digits(trial["validation"]) for trial in trials],
         mode="markers",
         name=name,
-        marker=look.marker(size),
-        hovertemplate="%{x}<br>validation %{y:.1%}",
+        marker=look.marker(6 if look is _TRIED else 9),
+        hovertemplate=f"%{{x}}<br>validation %{{y:{number}}}",
     )
 
 

@@ -91,8 +91,8 @@ def error_bars(rows: Iterable[Interval], color: str, scale: float = 1.0) -> dict
     }
 
 
-def dashed(**ends: float) -> dict[str, Any]:
-    """A line of reference between two ends."""
+def dashed(**ends: float | str) -> dict[str, Any]:
+    """A line of reference between two ends; `yref` says what they count in, if not the axis."""
     line = {"color": MUTED, "width": 1, "dash": "dash"}
     return {"type": "line", "layer": "below", "line": line, **ends}
 

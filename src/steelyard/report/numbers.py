@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from steelyard import _units
 from steelyard._results import Interval
 
 NOTHING = "–"
-# Every score is a share and reads best in percent, but for these.
-_UNITS = {"log_loss": "nats", "matthews": "−1 to 1"}
-
-
-def is_share(score: str) -> bool:
-    """Whether a score lies in [0, 1] and is shown in percent."""
-    return score not in _UNITS
-
-
-def unit(score: str) -> str:
-    """What a score is counted in."""
-    return _UNITS.get(score, "%")
 
 
 def percent(value: float | None, decimals: int = 1, *, sign: bool = False) -> str:
@@ -28,11 +17,9 @@ def percent(value: float | None, decimals: int = 1, *, sign: bool = False) -> st
     return _minus(f"{100 * value:{'+' if sign else ''}.{decimals}f}")
 
 
-def score(name: str, value: float | None) -> str:
+def score(name: str, value: float | None, *, change: bool = False) -> str:
     """A score in percent, or as it is where percent would mean nothing."""
-    if is_share(name):
-        return percent(value)
-    return NOTHING if value is None else _minus(f"{value:.3f}")
+    return NOTHING if value is None else _minus(_units.shown(name, value, change=change))
 
 
 def interval(name: str, numbers: Interval) -> str:
@@ -44,16 +31,17 @@ def interval(name: str, numbers: Interval) -> str:
     low, high = numbers["low"], numbers["high"]
     if low is None or high is None:
         return ""
-    if is_share(name):
+    if _units.is_share(name):
         low, high = clip(low), clip(high)
     return f"{score(name, low)}–{score(name, high)}"
 
 
-def difference(numbers: Interval) -> str:
-    """The two ends of a difference's interval in points, with signs; empty without one."""
+def difference(name: str, numbers: Interval) -> str:
+    """The two ends of a difference's interval in a score, with signs; empty without one."""
     if numbers["low"] is None or numbers["high"] is None:
         return ""
-    return f"{percent(numbers['low'], sign=True)} to {percent(numbers['high'], sign=True)}"
+    low, high = (score(name, numbers[end], change=True) for end in ("low", "high"))
+    return f"{low} to {high}"
 
 
 def clip(value: float) -> float:

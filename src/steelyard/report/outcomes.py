@@ -11,6 +11,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from steelyard import _units
 from steelyard._results import BASELINE, Comparison
 from steelyard.report import numbers
 from steelyard.report.marks import (
@@ -146,14 +147,15 @@ def _bands(counts: Sequence[int]) -> tuple[list[dict[str, Any]], list[dict[str, 
 
 def forest(reading: Reading, score: str) -> list[Picture]:
     """Differences to cross-entropy, paired by seed, with their intervals; the best on top."""
+    sign = _units.sign(score)
     compared = reading.against_baseline(score).values()
-    known = [(m, row) for row in compared if (m := row["difference"]["mean"]) is not None]
+    known = [(sign * m, row) for row in compared if (m := row["difference"]["mean"]) is not None]
     rows = [row for _, row in sorted(known, key=itemgetter(0))]
     if not rows:
         return []
     places = {row["candidate"]: place for place, row in enumerate(rows)}
     judged = [
-        _differences(reading, [row for row in rows if row["judgement"] == judgement], places)
+        _differences(reading, score, [row for row in rows if row["judgement"] == judgement], places)
         for judgement in _JUDGED
         if any(row["judgement"] == judgement for row in rows)
     ]
@@ -164,7 +166,7 @@ def forest(reading: Reading, score: str) -> list[Picture]:
             [_seed_strokes(reading, score, places), *judged],
             height=110 + 38 * len(rows),
             shapes=[dashed(x0=0, x1=0, y0=-0.6, y1=len(rows) - 0.4)],
-            xaxis={"title": {"text": "points above cross-entropy"}},
+            xaxis={"title": {"text": _axis_title(score)}},
             yaxis={
                 "tickvals": list(places.values()),
                 "ticktext": [wrapped(reading.title(name), 18) for name in places],
@@ -175,22 +177,40 @@ def forest(reading: Reading, score: str) -> list[Picture]:
     ]
 
 
-def _differences(reading: Reading, rows: Sequence[Comparison], places: Mapping[str, int]) -> Any:
+def _axis_title(score: str) -> str:
+    side = "right" if _units.sign(score) > 0 else "left"
+    step = _units.step(score)
+    return f"{step and f'{step} '}above cross-entropy; {side} is better"
+
+
+def _number(score: str) -> str:
+    return "+.1f" if _units.is_share(score) else "+.4g"
+
+
+def _scale(score: str) -> float:
+    """Shares are drawn in points."""
+    return 100.0 if _units.is_share(score) else 1.0
+
+
+def _differences(
+    reading: Reading, score: str, rows: Sequence[Comparison], places: Mapping[str, int]
+) -> Any:
     """Candidates of one judgement."""
     color, symbol, name = _JUDGED[rows[0]["judgement"]]
-    differences = [row["difference"] for row in rows]
+    differences, scale = [row["difference"] for row in rows], _scale(score)
     return go.Scatter(
-        x=[digits(100 * (difference["mean"] or 0.0)) for difference in differences],
+        x=[digits(scale * (difference["mean"] or 0.0)) for difference in differences],
         y=[places[row["candidate"]] for row in rows],
-        error_x=error_bars(differences, color, 100.0),
+        error_x=error_bars(differences, color, scale),
         mode="markers",
         name=name,
         marker=Look(color, symbol, "solid", 0.0).marker(11),
         customdata=[
-            [safe(reading.title(row["candidate"])), numbers.difference(row["difference"])]
+            [safe(reading.title(row["candidate"])), numbers.difference(score, row["difference"])]
             for row in rows
         ],
-        hovertemplate="%{customdata[0]}<br>%{x:+.1f} points<br>%{customdata[1]}<extra></extra>",
+        hovertemplate=f"%{{customdata[0]}}<br>%{{x:{_number(score)}}} {_units.step(score)}<br>"
+        "%{customdata[1]}<extra></extra>",
     )
 
 
@@ -202,7 +222,7 @@ def _seed_strokes(reading: Reading, score: str, places: Mapping[str, int]) -> An
         return found
 
     pairs = [
-        (digits(100 * (value - reference)), place)
+        (digits(_scale(score) * (value - reference)), place)
         for name, place in places.items()
         for value, reference in zip(values(name), values(BASELINE), strict=True)
         if value is not None and reference is not None
@@ -213,7 +233,7 @@ def _seed_strokes(reading: Reading, score: str, places: Mapping[str, int]) -> An
         mode="markers",
         name="one seed",
         marker=Look(FAINT, "line-ns-open", "solid", 0.0).marker(9),
-        hovertemplate="one seed: %{x:+.1f} points<extra></extra>",
+        hovertemplate=f"one seed: %{{x:{_number(score)}}} {_units.step(score)}<extra></extra>",
     )
 
 

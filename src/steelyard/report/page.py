@@ -12,9 +12,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from steelyard import _units
 from steelyard._files import write_atomically
 from steelyard._results import read_results
-from steelyard.report import diagnosis, numbers, outcomes, tables
+from steelyard.report import diagnosis, numbers, outcomes, rankings, tables
 from steelyard.report.reading import Reading
 from steelyard.report.style import DARK, Picture
 
@@ -51,6 +52,7 @@ def render(results: Mapping[str, Any]) -> str:
         results=results,
         tables=tables,
         numbers=numbers,
+        units=_units,
         style=_source("page.css"),
         plotly=plotly,
         script=script,
@@ -67,9 +69,11 @@ def _pictures(reading: Reading) -> dict[str, dict[str, list[Picture]]]:
     by_candidate: dict[str, Callable[[Reading, Any], list[Picture]]] = {
         "recall": outcomes.recall,
         "curves": diagnosis.curves,
+        "rankings": rankings.rankings,
+        "costs": rankings.costs,
         "calibration": diagnosis.calibration,
         "mistakes": outcomes.mistakes,
-        "tuning": lambda _, entry: diagnosis.tuning(entry),
+        "tuning": diagnosis.tuning,
     }
     made = {
         part: {entry["name"]: make(reading, entry) for entry in reading.finished}

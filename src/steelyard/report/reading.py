@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from steelyard import _units
 from steelyard._results import (
     BASELINE,
     Candidate,
@@ -71,11 +72,11 @@ class Reading:
 
     @cached_property
     def ranked(self) -> list[Entry]:
-        """The candidates, the highest mean of the deciding score first, the unfinished last."""
+        """The candidates, the best mean of the deciding score first, the unfinished last."""
 
         def key(entry: Entry) -> float:
             mean = entry["scores"][self.select]["mean"]
-            return float("inf") if mean is None else -mean
+            return float("inf") if mean is None else -_units.sign(self.select) * mean
 
         return sorted(self.results["candidates"], key=key)
 
@@ -99,7 +100,7 @@ class Reading:
         """The candidate that pictures show first.
 
         The recommended one; where that is cross-entropy itself, or nothing is recommended, the
-        highest mean among the others.
+        best mean among the others.
         """
         recommended = self.results["verdict"]["recommended"]
         others = [entry for entry in self.finished if entry["name"] != BASELINE]
@@ -120,6 +121,13 @@ class Reading:
     def by_frequency(self) -> list[int]:
         """Places of the classes, the most frequent first."""
         return sorted(range(len(self.classes)), key=lambda c: (-self.counts[c], c))
+
+    @property
+    def positive(self) -> int:
+        """Of two classes, the place of the one that is looked for."""
+        named = self.results["study"].get("positive")
+        counts = self.results["data"]["counts"]
+        return self.classes.index(named) if named is not None else int(counts[1] <= counts[0])
 
     @property
     def rarest(self) -> int:

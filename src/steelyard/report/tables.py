@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from steelyard import _units
 from steelyard._results import BASELINE, Comparison, Interval, Tried, chosen_trial
 from steelyard.report import numbers
 from steelyard.report.reading import (
@@ -63,8 +64,7 @@ def facts(reading: Reading) -> list[Fact]:
     found = [
         Fact(
             entry["title"],
-            numbers.score(score, entry["scores"][score]["mean"])
-            + (" %" if numbers.is_share(score) else ""),
+            _with_unit(score, entry["scores"][score]["mean"]),
             _named_interval(numbers.interval(score, entry["scores"][score])),
         )
         for entry in (baseline, other)
@@ -77,8 +77,9 @@ def facts(reading: Reading) -> list[Fact]:
         found.append(
             Fact(
                 "Difference",
-                f"{numbers.percent(row['difference']['mean'], sign=True)} points",
-                _named_interval(numbers.difference(row["difference"])) or row["judgement"],
+                f"{numbers.score(score, row['difference']['mean'], change=True)} "
+                f"{_units.step(score)}".strip(),
+                _named_interval(numbers.difference(score, row["difference"])) or row["judgement"],
             )
         )
     rarest = reading.rarest
@@ -103,6 +104,11 @@ def _rival(reading: Reading) -> Entry | None:
     return None
 
 
+def _with_unit(score: str, mean: float | None) -> str:
+    unit = f" {_units.unit(score)}" if _units.step(score) else ""
+    return numbers.score(score, mean) + unit * (mean is not None)
+
+
 def _named_interval(text: str) -> str:
     return f"95 % interval {text}" if text else ""
 
@@ -121,15 +127,22 @@ def caution(reading: Reading) -> str | None:
         return None
     rows = reading.against_baseline(reading.select).values()
     above = sum(
-        row["judgement"] == "no detectable difference" and (row["difference"]["low"] or 0) > 0
+        row["judgement"] == "no detectable difference" and _clear(reading.select, row)
         for row in rows
     )
     if not above:
         return None
     return (
-        f"Not settled: intervals of {above} of {len(rows)} candidates lie above cross-entropy, "
+        f"Not settled: intervals of {above} of {len(rows)} candidates lie "
+        f"{'above' if _units.sign(reading.select) > 0 else 'below'} cross-entropy, "
         "until they are corrected for trying so many. More seeds may tell."
     )
+
+
+def _clear(score: str, row: Comparison) -> bool:
+    """Whether the whole interval is better than cross-entropy."""
+    ends = (row["difference"]["low"], row["difference"]["high"])
+    return all(_units.sign(score) * (end or 0) > 0 for end in ends)
 
 
 def capitalised(title: str) -> str:
@@ -143,8 +156,18 @@ def _decapitalised(title: str) -> str:
 
 
 def columns(reading: Reading) -> list[tuple[str, str, str]]:
-    """Name, title and unit of each score."""
-    return [(name, title, numbers.unit(name)) for name, title in reading.score_titles.items()]
+    """Name, title and unit of each score; those of repaired probabilities have their own table."""
+    return [
+        (name, title, _units.unit(name))
+        for name, title in reading.score_titles.items()
+        if _units.plain(name) == name
+    ]
+
+
+def less_is_better(reading: Reading) -> str:
+    """The columns of which less is better, in words."""
+    found = [title for name, title, _ in columns(reading) if _units.sign(name) < 0]
+    return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
 
 
 def scores(reading: Reading) -> list[tuple[Entry, list[Cell]]]:
@@ -159,7 +182,7 @@ def scores(reading: Reading) -> list[tuple[Entry, list[Cell]]]:
             choose(known) if min(known, default=0) < max(known, default=0) else None
         )
     return [
-        (entry, [_of_score(entry, name, best[name]) for name in reading.score_titles])
+        (entry, [_of_score(entry, name, best[name]) for name, _, _ in columns(reading)])
         for entry in reading.ranked
     ]
 
@@ -172,8 +195,8 @@ def references(reading: Reading) -> list[tuple[Tried, list[Cell], Judged | None]
     return [
         (
             entry,
-            [_of_score(entry, name) for name in reading.score_titles],
-            _judged(rows[entry["name"]]) if entry["name"] in rows else None,
+            [_of_score(entry, name) for name, _, _ in columns(reading)],
+            _judged(reading.select, rows[entry["name"]]) if entry["name"] in rows else None,
         )
         for entry in reading.references
     ]
@@ -194,20 +217,41 @@ def _of_score(entry: Tried, name: str, best: float | None = None) -> Cell:
     )
 
 
+class Repairs(NamedTuple):
+    """The table of probabilities: headings with units, and candidates with their cells."""
+
+    columns: list[tuple[str, str]]
+    rows: list[tuple[Tried, list[Cell]]]
+
+
+def repairs(reading: Reading) -> Repairs | None:
+    """Scores of probabilities as trained and after each repair; None where none was tried."""
+    bases = [name for name in reading.score_titles if f"{name}_tempered" in reading.score_titles]
+    names = [name for base in bases for name in (base, f"{base}_corrected", f"{base}_tempered")]
+    if not names:
+        return None
+    titles = [(capitalised(reading.score_titles[name]), _units.unit(name)) for name in names]
+    rows: list[tuple[Tried, list[Cell]]] = [
+        (entry, [_of_score(entry, name) for name in names])
+        for entry in (*reading.finished, *reading.references)
+    ]
+    return Repairs(titles, rows)
+
+
 def judged(reading: Reading, score: str) -> dict[str, Judged]:
     """By candidate, what may be said of it against cross-entropy on one score."""
-    return {name: _judged(row) for name, row in reading.against_baseline(score).items()}
+    return {name: _judged(score, row) for name, row in reading.against_baseline(score).items()}
 
 
-def _judged(row: Comparison) -> Judged:
+def _judged(score: str, row: Comparison) -> Judged:
     return Judged(
         _MARKS.get(row["judgement"], numbers.NOTHING),
         row["judgement"],
-        numbers.percent(row["difference"]["mean"], sign=True),
-        numbers.difference(row["difference"]),
+        numbers.score(score, row["difference"]["mean"], change=True),
+        numbers.difference(score, row["difference"]),
         numbers.p_value(row["p"]),
         numbers.p_value(row["p_holm"]),
-        numbers.percent(row["detectable"]),
+        numbers.score(score, row["detectable"]),
         row["seeds"],
     )
 
@@ -333,7 +377,7 @@ def everyone(reading: Reading) -> list[Tried]:
     return [*reading.ranked, *reading.references]
 
 
-def trials(entry: Tried) -> tuple[list[str], list[dict[str, Any]]]:
+def trials(reading: Reading, entry: Tried) -> tuple[list[str], list[dict[str, Any]]]:
     """Names of the hyper-parameters, and one row for each of the trials."""
     names = option_names(entry)
     rows = [
@@ -341,7 +385,7 @@ def trials(entry: Tried) -> tuple[list[str], list[dict[str, Any]]]:
             "seed": cell["seed"],
             "draw": trial["draw"],
             "options": [numbers.option(trial["options"].get(name)) for name in names],
-            "validation": numbers.percent(trial["validation"]),
+            "validation": numbers.score(reading.select, trial["validation"]),
             "train_loss": numbers.NOTHING
             if trial["train_loss"] is None
             else f"{trial['train_loss']:.4g}",

@@ -42,7 +42,7 @@ def run(
         backend: "local", "dask" or "ray".
         address: of the cluster's scheduler.
         **options: the fields of `Study`: seeds, draws, epochs, network, hidden, batch_size,
-            select, positive, at, validation, test, first_seed, device, dtype, group.
+            select, positive, at, costs, validation, test, first_seed, device, dtype, group.
 
     Returns:
         A `Comparison`.
@@ -58,7 +58,11 @@ def run(
         12
     """
     data = from_any(features, labels)
-    study = Study(losses=choose(losses), references=choose_references(references), **options)
+    study = Study(
+        losses=choose(losses, costs=options.get("costs") is not None),
+        references=choose_references(references),
+        **options,
+    )
     folder = None if out is None else Path(out)
     results = run_study(data, study, folder, workers=workers, backend=backend, address=address)
     if folder is not None:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from steelyard import _results
 from steelyard._results import BASELINE, Cell, Judged
+from steelyard._units import sign
 from steelyard.compare.candidates import candidate
-from steelyard.compare.scores import score_predictions
-from steelyard.compare.tables.stack import Networks
+from steelyard.compare.decisions import Decided, Rule, adjusted, biased, cheapest
+from steelyard.compare.repairs import undo
+from steelyard.compare.scores import repair, score_predictions
 from steelyard.compare.tables.study import Trial
-from steelyard.compare.tables.train import Rows
-from steelyard.compare.tables.trained import Trained, selecting_scores
-from steelyard.decide import tune_biases
-from steelyard.losses import adjust_logits
+from steelyard.compare.tables.trained import Trained
+from steelyard.decide import fit_temperature, tune_biases
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Choice:
         scores: (D,) on the validation rows.
         losses: (D,) of training.
         finite: (D,) which did not diverge.
-        adjust: (D, C) what is subtracted from the logits before anything is decided, or None.
+        sign: −1 where less of the score is better.
+        rules: D of them, what each makes of its network's logits; None takes them as they are.
     """
 
     trials: Sequence[Trial]
@@ -41,7 +42,8 @@ class Choice:
     scores: np.ndarray
     losses: np.ndarray
     finite: np.ndarray
-    adjust: Tensor | None = None
+    sign: int = 1
+    rules: Sequence[Rule] | None = None
 
     def best(self) -> int | None:
         """The draw that validated best among those that did not diverge; None if all did.
@@ -50,7 +52,7 @@ class Choice:
         """
         if not self.finite.any():
             return None
-        return int(np.argmax(np.where(self.finite, self.scores, -math.inf)))
+        return int(np.argmax(np.where(self.finite, self.sign * self.scores, -math.inf)))
 
     def records(self) -> list[_results.Trial]:
         """Every draw as results hold it."""
@@ -84,7 +86,7 @@ def _choices(trained: Trained, s: int) -> dict[str, Choice]:
     names = dict.fromkeys(trial.candidate for trial in drawn.trials[s])
     choices = {name: _among_draws(trained, s, name) for name in names}
     for name, run in groupby(drawn.post_hoc[s], key=lambda trial: trial.candidate):
-        choices[name] = _among_adjusted(trained, s, list(run))
+        choices[name] = _among_rules(trained, s, list(run))
     return choices
 
 
@@ -96,50 +98,55 @@ def _among_draws(trained: Trained, s: int, name: str) -> Choice:
         trained.curves.scores[-1][s, places],
         trained.curves.losses[-1][s, places],
         trained.finite()[s, places],
+        sign(trained.study.select),
     )
 
 
-def _among_adjusted(trained: Trained, s: int, trials: Sequence[Trial]) -> Choice:
-    """Draws of a candidate that moves the logits of the baseline's networks."""
-    study, drawn = trained.study, trained.drawn
+def _among_rules(trained: Trained, s: int, trials: Sequence[Trial]) -> Choice:
+    """Draws of a candidate that decides anew from the logits of the baseline's networks."""
+    select, drawn = trained.study.select, trained.drawn
     by_draw = {drawn.trials[s][t].draw: t for t in drawn.places(s, BASELINE)}
     places = [by_draw[trial.draw] for trial in trials]
     finite = trained.finite()[s, places]
-    networks = trained.networks.select(s, places)
-    rows = Rows(trained.validation.features[s : s + 1], trained.validation.labels[s : s + 1])
-    if candidate(trials[0].candidate).tuned:
-        adjust = -_tuned_biases(trained, networks, rows, finite)
-    else:
-        adjust = _priors(trained, s, [trial.options["tau"] for trial in trials])
-    adjust = adjust.to(study.device)
-    scores = selecting_scores(study.select, trained.scoring, networks, rows, adjust.unsqueeze(0))[0]
+    labels = trained.validation.labels[s].cpu()
+    logits = _logits(trained, s, places, trained.validation.features[s])
+    rules = [
+        _rule(trained, s, trial, z, labels) if ok else Decided
+        for trial, z, ok in zip(trials, logits, finite, strict=True)
+    ]
+    scores = np.array(
+        [
+            trained.scoring.score(select, rule(z), labels)
+            for rule, z in zip(rules, logits, strict=True)
+        ]
+    )
     return Choice(
         trials,
         places,
         scores,
         trained.curves.losses[-1][s, places],
         finite & np.isfinite(scores),
-        adjust,
+        sign(select),
+        rules,
     )
 
 
-def _priors(trained: Trained, s: int, taus: Sequence[float]) -> Tensor:
-    """What post-hoc adjustment of each strength subtracts, (D, C)."""
-    counts = trained.prepared[s].counts
-    zero = torch.zeros(len(counts), dtype=trained.validation.features.dtype)
-    return torch.stack([-adjust_logits(zero, counts, tau=tau) for tau in taus])
+def _rule(trained: Trained, s: int, trial: Trial, logits: Tensor, labels: Tensor) -> Rule:
+    """What a candidate makes of logits, chosen by those (m, C) of the validation rows."""
+    item, scoring = candidate(trial.candidate), trained.scoring
+    if item.by_costs:
+        assert scoring.costs is not None
+        return cheapest(fit_temperature(logits, labels), scoring.costs)
+    if item.tuned:
+        return biased(tune_biases(logits, labels, scoring.tuning(trained.study.select)))
+    return adjusted(trained.prepared[s].counts, trial.options["tau"])
 
 
-def _tuned_biases(trained: Trained, networks: Networks, rows: Rows, finite: np.ndarray) -> Tensor:
-    """What a tuned decision adds for each network that did not diverge, (D, C)."""
-    score = trained.scoring.of_decisions(trained.scoring.tuned_for(trained.study.select))
-    assert score is not None
-    chunks = [logits[0] for _, logits in networks.logits_in_chunks(rows.features)]
-    found = [
-        tune_biases(logits.T, rows.labels[0], score) if ok else logits.new_zeros(len(logits))
-        for logits, ok in zip(torch.cat(chunks, 2), finite, strict=True)
-    ]
-    return torch.stack([biases.to(rows.features.dtype).cpu() for biases in found])
+def _logits(trained: Trained, s: int, places: Sequence[int], features: Tensor) -> Tensor:
+    """Logits (D, n, C) of some networks of a seed for rows (n, d), on the CPU."""
+    networks = trained.networks.select(s, list(places))
+    scale = torch.tensor([trained.drawn.scales()[s]])[:, list(places)].to(features)
+    return networks.all_logits(features.unsqueeze(0), scale)[0].cpu()
 
 
 def _cell(trained: Trained, s: int, name: str, choice: Choice) -> Cell:
@@ -153,7 +160,7 @@ def _cell(trained: Trained, s: int, name: str, choice: Choice) -> Cell:
             "reason": "the training of every draw diverged",
         }
     place = choice.places[best]
-    adjust = None if choice.adjust is None else choice.adjust[best]
+    rule = None if choice.rules is None else choice.rules[best]
     return {
         "seed": seed,
         "candidate": name,
@@ -161,23 +168,33 @@ def _cell(trained: Trained, s: int, name: str, choice: Choice) -> Cell:
         "status": "done",
         "reason": None,
         "chosen": best,
-        **_judge(trained, s, place, adjust),
-        "curve": trained.curves.of(s, place, validated=adjust is None),
+        **_judge(trained, s, place, rule),
+        "curve": trained.curves.of(s, place, validated=rule is None),
     }
 
 
-def _judge(trained: Trained, s: int, place: int, adjust: Tensor | None) -> Judged:
+def _judge(trained: Trained, s: int, place: int, rule: Rule | None) -> Judged:
     """Every score of one network on the test rows, which nothing else reads."""
-    like, test = trained.validation.features, trained.prepared[s].test
-    features = torch.from_numpy(test.features).to(like)
-    network = trained.networks.select(s, [place])
-    chunks = [logits[0, 0] for _, logits in network.logits_in_chunks(features.unsqueeze(0))]
-    logits = torch.cat(chunks, 1).T  # (n, C)
-    if adjust is not None:
-        logits = logits - adjust
-    trial = trained.drawn.trials[s][place]
-    if candidate(trial.candidate).head == "cosine":
-        # No decision changes, but cosines are in [-1, 1]: probabilities need training's scale.
-        logits = logits * trial.options["scale"]
-    labels, counts = torch.from_numpy(test.labels), trained.prepared[s].counts
-    return score_predictions(logits, labels, counts, trained.scoring)
+    like, prepared = trained.validation, trained.prepared[s]
+    features = torch.from_numpy(prepared.test.features).to(like.features)
+    [logits] = _logits(trained, s, [place], features)
+    [validation] = _logits(trained, s, [place], like.features[s])
+    labels, known = torch.from_numpy(prepared.test.labels), like.labels[s].cpu()
+    said, back = (
+        Decided(logits),
+        undo(
+            candidate(trained.drawn.trials[s][place].candidate),
+            trained.drawn.losses[s][place],
+            prepared.counts,
+        ),
+    )
+    if rule is not None:
+        said = rule(logits)
+        # A moved decision leaves the network's own logits as they were.
+        back = None if said.logits is logits else _as_they_are
+    repaired = repair(trained.scoring, (validation, known), (logits, labels), back)
+    return score_predictions(said, labels, prepared.counts, trained.scoring, repaired)
+
+
+def _as_they_are(logits: Tensor) -> Tensor:
+    return logits

@@ -13,8 +13,9 @@ from typing import Any
 
 from steelyard._results import Results
 from steelyard._text import printable
-from steelyard.compare.candidates import ALWAYS, CANDIDATES, DEFAULT, candidate, choose
+from steelyard.compare.candidates import ALWAYS, BY_COSTS, CANDIDATES, DEFAULT, candidate, choose
 from steelyard.compare.console import plain_console, print_results
+from steelyard.compare.costs import read_costs
 from steelyard.compare.machine import check_backend
 from steelyard.compare.store import FILE
 from steelyard.compare.study import Candidate
@@ -38,7 +39,8 @@ def run_command(options: argparse.Namespace) -> tuple[Results, Path]:
         StudyError: it cannot be run.
     """
     given = {k: v for k, v in vars(options).items() if k in Study.option_names()}
-    given["losses"] = choose(options.losses)
+    given["costs"] = None if options.costs is None else read_costs(options.costs)
+    given["losses"] = choose(options.losses, costs=given["costs"] is not None)
     given["references"] = choose_references(None if options.references else ())
     study = Study(**given)
     check_backend(options.workers, options.backend, options.address)
@@ -67,7 +69,10 @@ def listing() -> str:
     groups = {
         "In every study": ALWAYS,
         "In a study without --loss": [name for name in DEFAULT if name not in ALWAYS],
-        "By --loss NAME": [item.name for item in CANDIDATES if item.name not in DEFAULT],
+        "In a study with --costs": [BY_COSTS],
+        "By --loss NAME": [
+            item.name for item in CANDIDATES if item.name not in (*DEFAULT, BY_COSTS)
+        ],
     }
     lines = ["A candidate is a way to train and to decide, not only a loss."]
     for heading, names in groups.items():
@@ -92,7 +97,8 @@ def _in_words(item: Candidate) -> str:
     if item.reweighted:
         parts.append("with weights that set in late")
     if item.post_hoc:
-        moved = "tune_biases on the validation rows" if item.tuned else "adjust_logits"
+        moved = "decide by the costs" if item.by_costs else "adjust_logits"
+        moved = "tune_biases on the validation rows" if item.tuned else moved
         parts.append(f"and {moved} at prediction")
     return " ".join(parts)
 

@@ -39,6 +39,16 @@ class Drawn:
         """One option of every trial, (S, T)."""
         return [[trial.options[name] for trial in row] for row in self.trials]
 
+    def scales(self) -> list[list[float]]:
+        """What logits (S, T) are multiplied by before they are probabilities.
+
+        Cosines are in [-1, 1]; the training scales them, and changes no decision by it.
+        """
+        return [
+            [t.options["scale"] if candidate(t.candidate).head == "cosine" else 1.0 for t in row]
+            for row in self.trials
+        ]
+
     def places(self, s: int, name: str) -> list[int]:
         """Where the trials of one candidate stand in the row of one seed, by draw."""
         return [t for t, trial in enumerate(self.trials[s]) if trial.candidate == name]

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from steelyard._results import Cell
 from steelyard._text import printable
+from steelyard._units import shown
 from steelyard.compare.progress import LiveBar, Pace, bare_table
-from steelyard.compare.scores import Scoring
 from steelyard.compare.tables.groups import Group
 from steelyard.compare.tables.references import title_of
 from steelyard.compare.tables.study import Study
@@ -132,13 +132,12 @@ class LiveTable(Counting):
         table = bare_table()
         table.add_column("loss")
         table.add_column("seeds", justify="right")
-        table.add_column(
-            f"mean {Scoring(2, at=self.study.at).titles[self.study.select]}", justify="right"
-        )
+        title = self.study.select_title
+        table.add_column(title if title.startswith("mean ") else f"mean {title}", justify="right")
         for name in self.study.names:
             done = [cell for cell in self.cells.values() if cell["candidate"] == name]
             found = [c["scores"][self.study.select] for c in done if c["status"] == "done"]
             scores = [score for score in found if score is not None]
-            mean = f"{100 * sum(scores) / len(scores):.1f}" if scores else "–"
+            mean = shown(self.study.select, sum(scores) / len(scores)) if scores else "–"
             table.add_row(title_of(name), f"{len(done)}/{self.study.seeds}", mean)
         return table

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,15 +16,21 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
+import steelyard as sy
 from steelyard import _results
 from steelyard._results import Cell
+from steelyard._units import sign
 from steelyard.compare.candidates import candidate
-from steelyard.compare.scores import Scoring, score_predictions
+from steelyard.compare.decisions import Costs, Decided, Rule, cheapest
+from steelyard.compare.repairs import Undo
+from steelyard.compare.scores import Scoring, repair, score_predictions
 from steelyard.compare.study import Range, StudyError
 from steelyard.compare.tables.draws import draw_options
 from steelyard.compare.tables.prepare import Part, Prepared
 from steelyard.compare.tables.study import Study, Trial
+from steelyard.decide import fit_temperature
 
 # Drawn as a switch: 1 gives every class as much weight as any other.
 _BALANCED = Range("balanced", 0.0, 1.0, 0.0, "switch")
@@ -143,7 +151,8 @@ def reference_cell(
         advance: called with the share of the draws that is done.
     """
     item = reference(name)
-    models, trials = [], []
+    fitted, trials = [], []
+    labels = torch.from_numpy(prepared.validation.labels)
     # One thread, as for the networks: more cores are for more groups.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # after that many steps it is as it is
@@ -151,12 +160,31 @@ def reference_cell(
             model = item.model(**item.keywords(options))
             if item.seeded:
                 model.set_params(random_state=seed)
-            models.append(model.fit(_double(prepared.train.features), prepared.train.labels))
-            judged = _judge(model, prepared.validation, prepared, scoring)
-            trials.append(_record(Trial(name, seed, draw, options), judged["scores"][study.select]))
+            model.fit(_double(prepared.train.features), prepared.train.labels)
+            logits = _logits(model, prepared.validation)
+            undo = _undo(options, prepared.counts)
+            rule: Rule = Decided
+            if study.select == "mean_cost" and scoring.costs is not None:
+                rule = _cheapest(logits, labels, undo, scoring.costs)
+            fitted.append((model, rule, undo))
+            value = scoring.score(study.select, rule(logits), labels)
+            trials.append(
+                _record(Trial(name, seed, draw, options), None if math.isnan(value) else value)
+            )
             advance((draw + 1) / study.draws)
-        best = int(np.argmax([trial["validation"] or 0.0 for trial in trials]))
-        judged = _judge(models[best], prepared.test, prepared, scoring)
+        better = sign(study.select)
+        best = int(
+            np.argmax(
+                [
+                    -math.inf if trial["validation"] is None else better * trial["validation"]
+                    for trial in trials
+                ]
+            )
+        )
+        model, rule, undo = fitted[best]
+        chosen, test = _logits(model, prepared.validation), _logits(model, prepared.test)
+    truth = torch.from_numpy(prepared.test.labels)
+    repaired = repair(scoring, (chosen, labels), (test, truth), undo)
     return {
         "seed": seed,
         "candidate": name,
@@ -164,18 +192,31 @@ def reference_cell(
         "status": "done",
         "reason": None,
         "chosen": best,
-        **judged,
+        **score_predictions(rule(test), truth, prepared.counts, scoring, repaired),
         "curve": {"epoch": [], "train_loss": [], "validation": None},
     }
 
 
-def _judge(model: Any, part: Part, prepared: Prepared, scoring: Scoring) -> _results.Judged:
-    """Every score of a model on some rows."""
+def _logits(model: Any, part: Part) -> Tensor:
+    """What a model says of some rows, (n, C)."""
     logits = model.decision_function(_double(part.features))
     if logits.ndim == 1:  # of two classes it gives the log-odds of the second
         logits = np.stack([np.zeros_like(logits), logits], 1)
-    labels = torch.from_numpy(part.labels)
-    return score_predictions(torch.from_numpy(logits), labels, prepared.counts, scoring)
+    return torch.from_numpy(logits)
+
+
+def _undo(options: Mapping[str, float], counts: np.ndarray) -> Undo | None:
+    """Class weights are taken out of the logits as they are for a loss."""
+    if not options[_BALANCED.name]:
+        return None
+    return partial(sy.unweight_logits, weight=sy.class_weights(counts))
+
+
+def _cheapest(logits: Tensor, labels: Tensor, undo: Undo | None, costs: Costs) -> Rule:
+    """Whoever is judged by costs decides by them."""
+    correct = undo or (lambda logits: logits)
+    decide = cheapest(fit_temperature(correct(logits), labels), costs)
+    return lambda logits: Decided(logits, decide(correct(logits)).decision)
 
 
 def _record(trial: Trial, validation: float | None) -> _results.Trial:

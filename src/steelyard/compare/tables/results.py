@@ -21,7 +21,9 @@ from steelyard._results import (
     chosen_trial,
 )
 from steelyard._results import Candidate as Entry
-from steelyard.compare.candidates import candidate, python_lines
+from steelyard._units import sign
+from steelyard.compare.candidates import candidate
+from steelyard.compare.code import Told, python_lines
 from steelyard.compare.machine import environment
 from steelyard.compare.results import failures, score_names, verdict_of
 from steelyard.compare.scores import Scoring
@@ -31,7 +33,7 @@ from steelyard.compare.tables.prepare import Prepared
 from steelyard.compare.tables.references import Reference as ReferenceModel
 from steelyard.compare.tables.references import reference
 from steelyard.compare.tables.study import Study
-from steelyard.compare.verdict import RepeatedSplits, compare, interval, said_of_references
+from steelyard.compare.verdict import Measure, RepeatedSplits, compare, interval, said_of_references
 
 
 def assemble(
@@ -66,7 +68,7 @@ def assemble(
     }
     verdict = verdict_of(study.select, evidence[study.select], entries, titles)
     beside, said = _references(study, rows, overlap, scoring, entries, verdict)
-    return {
+    results: Results = {
         "schema": SCHEMA,
         "study": _as_run(study, first),
         "data": facts,
@@ -74,7 +76,7 @@ def assemble(
         "scores": score_names(titles),
         "candidates": entries,
         "comparisons": {
-            score: [found.to_dict() for found in compare(evidence[score], BASELINE)]
+            score: [found.to_dict() for found in compare(evidence[score], BASELINE, sign(score))]
             for score in scoring.selectable
         },
         "references": beside,
@@ -82,6 +84,9 @@ def assemble(
         "failures": failures(rows),
         "times": {"seconds": round(seconds, 3)},
     }
+    if scoring.costs is not None:
+        results["costs"] = [list(row) for row in scoring.costs]
+    return results
 
 
 def _references(
@@ -97,7 +102,7 @@ def _references(
     for name in study.references:
         item = reference(name)
         tried = _tried(item, rows[name], overlap, scoring)
-        own = {"model": item.model.__name__, "code": _reference_code(item, tried)}
+        own = {"model": item.model.__name__, "code": _reference_code(item, tried, study.select)}
         found.append(cast("Reference", tried | own))
     against = verdict["recommended"] or verdict["best"]
     if against is None or not found:
@@ -105,10 +110,12 @@ def _references(
     titles = {entry["name"]: entry["title"] for entry in (*entries, *found)}
     compared = [entry for entry in entries if entry["name"] == against]
     values = {e["name"]: e["scores"][study.select]["values"] for e in (*compared, *found)}
-    comparisons = compare(RepeatedSplits(values, overlap), against)
+    comparisons = compare(RepeatedSplits(values, overlap), against, sign(study.select))
     said = []
     if verdict["recommended"] is not None:
-        said = said_of_references(comparisons, titles, against, scoring.titles[study.select])
+        said = said_of_references(
+            comparisons, titles, against, Measure(study.select, scoring.titles[study.select])
+        )
     return {
         "against": against,
         "entries": found,
@@ -156,7 +163,7 @@ def _entry(
         "head": item.head,
         "deferred": item.deferred,
         "post_hoc": item.post_hoc,
-        "code": _code(item, tried, _tuned_for(scoring, select)),
+        "code": _code(item, tried, scoring, select),
     }
     return cast("Entry", tried | own)
 
@@ -188,6 +195,8 @@ def _tried(
 def _tuned_for(scoring: Scoring, select: str) -> str:
     """The score that a decision is tuned for, as an expression."""
     name = scoring.tuned_for(select)
+    if name == "mean_cost":
+        return "lambda confusion: -sy.metrics.mean_cost(confusion, costs)"
     if name == "f1" and not scoring.positive:
         return "lambda confusion: sy.metrics.f1(confusion, positive=0)"
     return f'"{name}"'
@@ -197,26 +206,27 @@ def _done(row: Sequence[Cell]) -> list[DoneCell]:
     return [cell for cell in row if cell["status"] == "done"]
 
 
-def _best_options(tried: Tried) -> dict[str, float] | None:
+def _best_options(tried: Tried, select: str) -> dict[str, float] | None:
     """The draw that validated best of all seeds' chosen ones."""
     trials = [chosen_trial(cell) for cell in _done(tried["seeds"])]
-    best = max(trials, key=lambda trial: trial["validation"] or 0.0, default=None)
-    return None if best is None else best["options"]
+    if not trials:
+        return None
+    return max(trials, key=lambda trial: sign(select) * (trial["validation"] or 0.0))["options"]
 
 
-def _reference_code(item: ReferenceModel, tried: Tried) -> str | None:
+def _reference_code(item: ReferenceModel, tried: Tried, select: str) -> str | None:
     """Lines of Python that fit a reference."""
-    options = _best_options(tried)
+    options = _best_options(tried, select)
     return None if options is None else item.python_lines(options)
 
 
-def _code(item: Candidate, tried: Tried, tuned_for: str) -> str | None:
+def _code(item: Candidate, tried: Tried, scoring: Scoring, select: str) -> str | None:
     """Lines of Python that use a candidate."""
-    options = _best_options(tried)
+    options = _best_options(tried, select)
     if options is None:
         return None
     recipe = (
         f"# trained by AdamW, learning rate {options['learning_rate']:g}, "
-        f"weight decay {options['weight_decay']:g}"
+        f"weight decay {options['weight_decay']:g}; then at prediction:"
     )
-    return f"{python_lines(item, options, tuned_for)}\n{recipe}"
+    return python_lines(item, options, Told(recipe, _tuned_for(scoring, select), scoring.costs))

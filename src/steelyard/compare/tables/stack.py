@@ -126,3 +126,8 @@ class Networks:
         for start in range(0, features.shape[1], rows):
             part = slice(start, min(start + rows, features.shape[1]))
             yield part, self.logits(features[:, part])
+
+    def all_logits(self, features: Tensor, scale: Tensor) -> Tensor:
+        """Logits (S, T, B, C) of features (S, B, d), multiplied by a scale (S, T)."""
+        parts = [logits for _, logits in self.logits_in_chunks(features)]
+        return torch.cat(parts, 3).mT * scale[..., None, None]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple
 
+from steelyard.compare.candidates import BY_COSTS
+from steelyard.compare.costs import fitted_costs, plain_costs
 from steelyard.compare.scores import Scoring
 from steelyard.compare.study import StudyError
 from steelyard.compare.tables.shape import NETWORKS, Network, Shape
@@ -47,6 +50,8 @@ class Study:
         select: the score by which a draw is chosen on the validation rows.
         positive: of two classes, the name of the one that is looked for; None takes the rarer.
         at: the precision at which recall is read, and the recall at which precision is.
+        costs: of each decision, by the class that is true: {true: {decided: cost}}, or a matrix
+            with the true classes as rows, both in the order of the classes. Kept as JSON.
         validation: share of each class's rows used for choosing.
         test: share of each class's rows that the chosen draw is judged on, once.
         first_seed: seeds are first_seed, first_seed + 1, …
@@ -66,6 +71,7 @@ class Study:
     select: str = "balanced_accuracy"
     positive: str | None = None
     at: float = 0.9
+    costs: Any = None
     validation: float = 0.2
     test: float = 0.2
     first_seed: int = 0
@@ -85,7 +91,14 @@ class Study:
                 raise StudyError(f"{name} is {share}; it is a share of the rows, as in 0.2")
         if self.network not in NETWORKS:
             raise StudyError(f"network is {self.network!r}; choose from: {', '.join(NETWORKS)}")
-        known = Scoring(2).selectable
+        if self.costs is not None and not isinstance(self.costs, str):
+            object.__setattr__(self, "costs", json.dumps(plain_costs(self.costs)))
+        if self.costs is None and (self.select == "mean_cost" or BY_COSTS in self.losses):
+            asks = BY_COSTS if BY_COSTS in self.losses else "select='mean_cost'"
+            raise StudyError(
+                f"{asks} needs to know what mistakes cost; give costs, or --costs FILE"
+            )
+        known = self._scoring(2).selectable
         if self.select not in known:
             raise StudyError(f"select is {self.select!r}; choose from: {', '.join(known)}")
         if not 0 < self.at <= 1:
@@ -140,7 +153,8 @@ class Study:
             counts: rows of each.
 
         Raises:
-            StudyError: a positive class that is not there, or a score of two classes for more.
+            StudyError: a positive class that is not there, costs that do not fit the classes, or a
+                score of two classes for more.
         """
         if self.positive is not None and len(classes) != 2:
             raise StudyError(
@@ -153,13 +167,23 @@ class Study:
             )
         rarer = int(counts[1] <= counts[0]) if len(classes) == 2 else 0
         positive = rarer if self.positive is None else list(classes).index(self.positive)
-        scoring = Scoring(len(classes), positive, self.at)
+        costs = None if self.costs is None else fitted_costs(json.loads(self.costs), classes)
+        scoring = Scoring(len(classes), positive, self.at, costs)
         if self.select not in scoring.selectable:
             raise StudyError(
                 f"select is {self.select!r}, which is for two classes, and there are "
                 f"{len(classes)}; choose from: {', '.join(scoring.selectable)}"
             )
         return scoring
+
+    @property
+    def select_title(self) -> str:
+        """The heading of the score that decides."""
+        return self._scoring(2).titles[self.select]
+
+    def _scoring(self, classes: int) -> Scoring:
+        """What is known of the scores before the data are."""
+        return Scoring(classes, at=self.at, costs=None if self.costs is None else ())
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain JSON values."""

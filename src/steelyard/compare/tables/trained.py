@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steelyard import _results, metrics
 from steelyard.compare.candidates import candidate
+from steelyard.compare.decisions import Decided
 from steelyard.compare.scores import Scoring
 from steelyard.compare.tables.drawn import Drawn
 from steelyard.compare.tables.objective import Objective
@@ -106,10 +107,11 @@ def train_stack(
     curves = Curves()
     epochs, batch_size = study.budget(rows.labels.shape[1])
     shown = set(np.linspace(1, epochs, min(CURVE_POINTS, epochs)).astype(int))
+    scale = torch.tensor(drawn.scales(), device=study.device, dtype=dtype)
 
     def after_epoch(epoch: int, losses: Tensor) -> None:
         if epoch + 1 in shown:
-            scores = selecting_scores(study.select, scoring, networks, validation)
+            scores = selecting_scores(study.select, scoring, networks, validation, scale)
             curves.add(epoch + 1, losses.cpu().numpy(), scores)
         advance((epoch + 1) / epochs)
 
@@ -139,7 +141,7 @@ def _samplers(drawn: Drawn, prepared: Sequence[Prepared], study: Study) -> list[
 
 
 def selecting_scores(
-    select: str, scoring: Scoring, networks: Networks, rows: Rows, adjust: Tensor | None = None
+    select: str, scoring: Scoring, networks: Networks, rows: Rows, scale: Tensor
 ) -> np.ndarray:
     """The score that draws are chosen by, (S, T).
 
@@ -148,26 +150,20 @@ def selecting_scores(
         scoring: how it is worked out.
         networks: S × T of them.
         rows: of S seeds.
-        adjust: (S, T, C) is subtracted from the logits.
+        scale: (S, T) of the logits.
     """
     decided = scoring.of_decisions(select)
-    parts = []
-    for where, logits in networks.logits_in_chunks(rows.features):  # (S, T, C, B)
-        if adjust is not None:
-            logits = logits - adjust.unsqueeze(3)
-        if decided is None:
-            parts.append(logits.cpu())
-            continue
-        guess = logits.argmax(2)  # (S, T, B)
-        labels = rows.labels[:, where].unsqueeze(1)
-        parts.append(metrics.confusion_matrix(guess, labels, logits.shape[2]))
     if decided is not None:
+        parts = []
+        for where, logits in networks.logits_in_chunks(rows.features):  # (S, T, C, B)
+            labels = rows.labels[:, where].unsqueeze(1)
+            parts.append(metrics.confusion_matrix(logits.argmax(2), labels, logits.shape[2]))
         return decided(torch.stack(parts).sum(0)).cpu().numpy()
-    logits, labels = torch.cat(parts, 3).mT, rows.labels.cpu()  # (S, T, B, C)
+    logits, labels = networks.all_logits(rows.features, scale).cpu(), rows.labels.cpu()
     return np.array(
         [
             # A network that diverged has no order, and no score.
-            [scoring.of_order(select, z, y) if z.isfinite().all() else np.nan for z in trials]
+            [scoring.score(select, Decided(z), y) for z in trials]
             for trials, y in zip(logits, labels, strict=True)
         ]
     )

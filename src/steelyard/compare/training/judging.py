@@ -10,6 +10,7 @@ import torch
 
 from steelyard._results import Cell, DoneCell, FailedCell, Trial
 from steelyard._results import Judged as TestRows
+from steelyard.compare.decisions import Decided
 from steelyard.compare.scores import TITLES, score_predictions
 from steelyard.compare.training.course import Course, best
 from steelyard.compare.training.evaluation import Marks, Predictions
@@ -215,7 +216,7 @@ def _scores(
     if test.logits is not None:
         assert labels is not None
         logits = torch.from_numpy(test.logits.astype(np.float32))
-        found = score_predictions(logits, torch.from_numpy(labels), counts)
+        found = score_predictions(Decided(logits), torch.from_numpy(labels), counts)
     else:
         matrix = test.matrix(None)
         hits, true, said = matrix.diagonal(), matrix.sum(1), matrix.sum(0)

@@ -93,8 +93,10 @@ _WITHOUT_HEADS = {
 
 def _all() -> dict[str, Method]:
     """Every method by name, from the simplest to the most elaborate."""
-    # Points between two rows are for numbers, not for images and text.
-    items = [item for item in CANDIDATES if not item.tuned and item.sampling != "smote"]
+    # Points between two rows are for numbers, not for images and text; costs are for tables.
+    items = [
+        item for item in CANDIDATES if not (item.tuned or item.by_costs or item.sampling == "smote")
+    ]
     library = [_library(item) for item in items]
     cheap, rest = library[:3], library[3:]  # cross-entropy, post-hoc, weighted
     whole = [*cheap[:2], _METHODS[0], cheap[2], *_METHODS[1:], *rest]

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from steelyard._results import BASELINE, SCHEMA
-from steelyard.compare.candidates import python_lines
+from steelyard.compare.code import Told, python_lines
 from steelyard.compare.machine import environment
 from steelyard.compare.results import failures, score_names, verdict_of
 from steelyard.compare.training.judging import Judge, Judged, titles
@@ -223,18 +223,19 @@ def _code(method: Method, done: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     trials = [t for cell in done for t in cell["trials"] if t["draw"] == cell["chosen"]]
     options = max(trials, key=lambda trial: trial["validation"])["options"]
-    recipe = (
+    recipe = [
         f"# learning rate {options['learning_rate']:g}, weight decay {options['weight_decay']:g}"
-    )
+    ]
     if method.candidate is None:
-        return f"loss = {method.name}  # your own\n{recipe}"
-    lines = [python_lines(method.candidate, options)]
+        return "\n".join([f"loss = {method.name}  # your own", *recipe])
+    recipe.append("# then at prediction:")
     if method.rider == "normalised":
-        lines.append(
-            "# at prediction, with weight and bias of the last layer:\n"
-            f"logits = (logits - bias) / weight.norm(dim=1) ** {options['tau']:g}"
-        )
-    return "\n".join([*lines, recipe])
+        recipe.append("norm = weight.norm(dim=1)  # weight and bias of the last layer")
+        recipe += [
+            f"{logits} = ({logits} - bias) / norm ** {options['tau']:.12g}"
+            for logits in ("validation_logits", "logits")
+        ]
+    return python_lines(method.candidate, options, Told("\n".join(recipe)))
 
 
 def _options(plan: Plan) -> dict[str, Any]:
