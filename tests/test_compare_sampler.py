@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from steelyard import compare
-from steelyard.compare.candidates import build_loss, candidate, python_lines
+from steelyard.compare.candidates import build_loss, candidate
+from steelyard.compare.code import Told, python_lines
 from steelyard.compare.tables.prepare import Part
 from steelyard.compare.tables.sampler import Sampler
 
@@ -81,9 +82,10 @@ def test_sampling_alone_decides_and_no_weights_set_in():
     options = {"label_smoothing": 0.0}
     loss = build_loss(item, options, np.array([9, 3]), start=1)
     assert type(loss).__name__ == "CrossEntropyLoss"
-    assert "class_weights" not in python_lines(item, options)
-    assert "# from epoch 4 * epochs // 5 on, batches in which every" in python_lines(item, options)
-    assert "SMOTE" in python_lines(candidate("smote"), options)
+    lines = python_lines(item, options, Told("# trained"))
+    assert "class_weights" not in lines
+    assert "# from epoch 4 * epochs // 5 on, batches in which every" in lines
+    assert "SMOTE" in python_lines(candidate("smote"), options, Told("# trained"))
 
 
 def test_a_study_has_them_beside_the_others():
