@@ -95,6 +95,19 @@ def first_of(target: Tensor) -> Tensor | None:
     return few[: max(1, _LOOKED_AT // few[0].numel())]
 
 
+def refuse_labels(target: Tensor) -> None:
+    """Raise where numbers (N, C, d…) are negative or NaN, or are several labels: 0 and 1 alone.
+
+    Numbers that sum to something else than 1 pass, as in PyTorch: they scale their position's loss.
+    """
+    if target.amin() >= 0:  # not where a number is NaN
+        sums = target.sum(1, dtype=torch.promote_types(target.dtype, torch.float32))
+        several = sums > 1 + ROUNDING
+        if not several.any() or not (several & ((target == 0) | (target == 1)).all(1)).any():
+            return
+    check_probabilities(target, 0, 1 + ROUNDING)
+
+
 def check_probabilities(target: Tensor, low: float, high: float) -> None:
     """Raise unless all numbers (N, C, d…) are ≥ 0 and those of a position sum to low..high."""
     sums = target.sum(1, dtype=torch.promote_types(target.dtype, torch.float32))

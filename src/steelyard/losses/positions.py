@@ -18,14 +18,13 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard.losses.contract import (
-    ROUNDING,
     check_denominator,
     check_logits,
-    check_probabilities,
     check_same_device,
     check_sample_weight,
     described,
     first_of,
+    refuse_labels,
 )
 from steelyard.losses.module import Compute, Loss, times
 from steelyard.losses.options import CallOptions, Keywords, Options
@@ -143,7 +142,7 @@ def evaluate(
     if target.is_floating_point():
         check_no_ignored_probabilities(options)
         if sample_weight is None and (few := first_of(target)) is not None:
-            check_probabilities(few, 0, 1 + ROUNDING)
+            refuse_labels(few)
         problem = problem_of(form, options, target.to(dtype), sample_weight)
         losses = compute(logits, problem, options.engine, reduction)
     else:
@@ -300,9 +299,9 @@ class SoftmaxLoss(Loss):
         Raises:
             TypeError: logits are not floating, or class indices are.
             ValueError: shapes that do not fit, negative or non-finite sample weights, or
-                probabilities that are negative, NaN or sum to more than 1: seen on the CPU, in the
-                first 4,096 numbers of a target that comes without sample weights.
-                :func:`steelyard.explain` looks at all.
+                probabilities that are negative, NaN, or several labels of 0 and 1: seen on the CPU,
+                in the first 4,096 numbers of a target that comes without sample weights.
+                :func:`steelyard.explain` looks at all, and at their sums.
             IndexError: a class index outside [0, C) that is not ``ignore_index``.
         """
         return evaluate(self.form, self.options, logits, target, sample_weight, denominator)
