@@ -97,10 +97,10 @@ class Loss(nn.Module):
     def form(self) -> Any:
         """The loss without its options, with the class vectors where the buffers are now."""
         buffers: dict[str, Any] = self._buffers
-        held = {name: buffers[name] for name in self._held}
+        held = {name: buffers[name] for name in self._held if buffers[name] is not None}
         for name, argument in self._learns.items():
             held[name] = self._parameters[argument]
-        return self._form._replace(**held)
+        return self._form._replace(**held) if held else self._form
 
     def with_weight(self, weight: PerClass) -> Self:
         """A copy of this loss with these class weights in the place of its own."""

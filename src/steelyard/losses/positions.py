@@ -64,9 +64,13 @@ class Form(NamedTuple):
 
     def fit(self, logits: Tensor) -> "Form":
         """The same with every vector of length C, in the dtype and on the device of logits."""
+        each = (self.weight, self.parameter, self.scale, self.bias, self.margin)
+        vectors = [vector for vector in each if isinstance(vector, Tensor)]
+        if not vectors:
+            return self
         dtype, num_classes = ops.compute_dtype(logits), logits.shape[1]
-        for vector in (self.weight, self.parameter, self.scale, self.bias, self.margin):
-            if isinstance(vector, Tensor) and (
+        for vector in vectors:
+            if (
                 vector.shape != (num_classes,)
                 or vector.dtype is not dtype
                 or vector.device != logits.device
@@ -126,11 +130,11 @@ def evaluate(
     single = logits.ndim == 1
     if single:
         logits, target = logits.unsqueeze(0), target.unsqueeze(0)
-    dtype = ops.compute_dtype(logits)
     form = form.fit(logits)
     if sample_weight is not None:
         positions = logits.shape[:1] + logits.shape[2:]
         sample_weight = check_sample_weight(sample_weight, positions)
+        dtype = ops.compute_dtype(logits)
         sample_weight = moved("sample_weight", sample_weight, logits.device, dtype)
     over: str | Tensor | None = options.mean_over
     if denominator is not None:
@@ -143,7 +147,7 @@ def evaluate(
         check_no_ignored_probabilities(options)
         if sample_weight is None and (few := first_of(target)) is not None:
             refuse_labels(few)
-        problem = problem_of(form, options, target.to(dtype), sample_weight)
+        problem = problem_of(form, options, target.to(ops.compute_dtype(logits)), sample_weight)
         losses = compute(logits, problem, options.engine, reduction)
     else:
         target = target.long()
@@ -176,7 +180,7 @@ def problem_of(
 
 def refuse_on_device(target: Tensor, num_classes: int, ignore_index: int) -> None:
     """Make a class outside [0, C) a device-side assertion, for which the host does not wait."""
-    if target.device.type == "cuda" and not torch.compiler.is_compiling():
+    if target.is_cuda and not torch.compiler.is_compiling():
         inside = ((target >= 0) & (target < num_classes)) | (target == ignore_index)
         ops.compat.assert_async(
             inside.all(),

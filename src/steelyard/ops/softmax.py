@@ -71,9 +71,9 @@ class SoftmaxProblem(Problem):
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor that takes part, but the logits."""
-        each = [self.target, self.weight, self.sample_weight, self.scale, self.bias, self.margin]
-        each += self.parameter if isinstance(self.parameter, tuple) else [self.parameter]
-        return tuple([t for t in each if isinstance(t, Tensor)])
+        parts = (self.target, self.weight, self.sample_weight, self.scale, self.bias, self.margin)
+        parameters = self.parameter if isinstance(self.parameter, tuple) else (self.parameter,)
+        return tuple([t for t in (*parts, *parameters) if isinstance(t, Tensor)])
 
     def losses(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """The definition; see :meth:`Problem.losses`."""
@@ -100,7 +100,8 @@ class SoftmaxProblem(Problem):
         """What a mean divides by; see :meth:`Problem.count`."""
         target, samples = self.target, self.sample_weight
         if self.of_indices:
-            if over != "count" and share is None:
+            unweighted = self.weight is None and samples is None
+            if share is None and over != "count" and not unweighted:
                 ignored = target == self.ignore_index
                 share = self.share(target.masked_fill(ignored, 0), ignored)
             if over == "count" or share is None:
