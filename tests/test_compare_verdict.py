@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from steelyard.compare import results
 from steelyard.compare.results import verdict_of
 from steelyard.compare.verdict import Measure, RepeatedSplits, compare, interval, judge, p_value
 
@@ -209,7 +210,10 @@ def test_the_correction_is_holms_and_no_other():
     }
 
 
-def verdict_with(accuracy: dict[str, float], worst: dict[str, float]) -> list[str]:
+def verdict_with(
+    accuracy: dict[str, float],
+    worst: dict[str, float],
+) -> list[str]:
     """The sentences where post-hoc adjustment is better by 20 points of balanced accuracy."""
     values = {"cross-entropy": [0.50, 0.51, 0.50, 0.49, 0.50], "post-hoc": [0.7] * 5}
     entries = [
@@ -217,7 +221,7 @@ def verdict_with(accuracy: dict[str, float], worst: dict[str, float]) -> list[st
         for name in values
         for scores in [
             {
-                "balanced_accuracy": {"mean": sum(values[name]) / 5},
+                "balanced_accuracy": {"mean": sum(values[name]) / 5, "values": values[name]},
                 "macro_f1": {"mean": 0.5},
                 "accuracy": {"mean": accuracy[name]},
                 "worst_class_recall": {"mean": worst[name]},
@@ -226,7 +230,7 @@ def verdict_with(accuracy: dict[str, float], worst: dict[str, float]) -> list[st
     ]
     titles = {"balanced_accuracy": "balanced accuracy", "macro_f1": "F1", "accuracy": "accuracy"}
     evidence = RepeatedSplits(values, 0.25)
-    return verdict_of("balanced_accuracy", evidence, entries, titles)["sentences"]
+    return verdict_of("balanced_accuracy", evidence, entries, titles, 4)["sentences"]
 
 
 def test_a_verdict_says_what_it_costs_and_which_class_it_never_finds():
@@ -239,3 +243,31 @@ def test_a_verdict_says_what_it_costs_and_which_class_it_never_finds():
     assert not any("It costs" in sentence for sentence in cheap)
     blind = verdict_with({"cross-entropy": 0.98, "post-hoc": 0.98}, found | {"post-hoc": 0.0})
     assert blind[-1] == "On no seed does it find a single row of the class that it is worst at."
+
+
+def test_a_study_that_learnt_nothing_says_so():
+    def said(*values):
+        scores = {"balanced_accuracy": {"values": list(values)}}
+        return results._chance([{"name": "cross-entropy", "scores": scores}], 4)
+
+    assert said(0.25, None, 0.269) == [
+        "Cross-entropy is at chance on every seed (1/4 of balanced accuracy): the network has "
+        "learnt nothing, so nothing can be said of losses. Look at the data, or try other "
+        "learning rates or more epochs."
+    ]
+    assert said(0.25, 0.271) == []
+    assert said(None, None) == []
+
+
+def test_what_accuracy_buys_is_what_was_asked_for():
+    scores = {
+        "accuracy": {"mean": 0.9},
+        "worst_class_recall": {"mean": 0.3},
+    }
+    entries = [
+        {"name": "cross-entropy", "scores": scores | {"accuracy": {"mean": 0.95}}},
+        {"name": "expected-cost", "scores": scores},
+    ]
+    assert results._cautions("mean_cost", "expected-cost", entries) == [
+        "It costs 5.0 points of accuracy: take it only if what it saves is worth that."
+    ]

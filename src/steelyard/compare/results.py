@@ -43,6 +43,7 @@ from steelyard._results import BASELINE, Cell, Failure, ScoreName, Verdict
 from steelyard.compare.verdict import Evidence, Measure, judge
 
 _DEAR = 0.03  # of accuracy: more than a few points are said
+_CHANCE = 0.02  # of balanced accuracy above 1 / C: so little is no learning
 _PRICED = ("balanced_accuracy", "macro_f1", "accuracy")
 
 
@@ -75,6 +76,7 @@ def verdict_of(
     evidence: Evidence,
     entries: Sequence[Mapping[str, Any]],
     titles: Mapping[str, str],
+    classes: int,
     more: Sequence[str] = (),
 ) -> Verdict:
     """The entry `verdict`.
@@ -84,6 +86,7 @@ def verdict_of(
         evidence: that score of every candidate on every seed.
         entries: the entry `candidates`.
         titles: of the scores.
+        classes: how many there are.
         more: sentences to add.
     """
     named = {entry["name"]: entry["title"] for entry in entries}
@@ -94,8 +97,9 @@ def verdict_of(
         "sentences": [
             *found.sentences,
             *more,
+            *_chance(entries, classes),
             *_price(select, found.recommended, entries, titles),
-            *_cautions(found.recommended, entries),
+            *_cautions(select, found.recommended, entries),
             *_probabilities(found.recommended, entries),
         ],
         "best": found.best,
@@ -126,7 +130,22 @@ def _price(
     return [f"What it does to the other scores, in points: {', '.join(changes)}."]
 
 
-def _cautions(recommended: str | None, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+def _chance(entries: Sequence[Mapping[str, Any]], classes: int) -> list[str]:
+    """That nothing was compared, where cross-entropy itself learnt nothing on any seed."""
+    scores = next(entry["scores"] for entry in entries if entry["name"] == BASELINE)
+    known = [v for v in scores["balanced_accuracy"]["values"] if v is not None]
+    if not known or max(known) > 1 / classes + _CHANCE:
+        return []
+    return [
+        f"Cross-entropy is at chance on every seed (1/{classes} of balanced accuracy): the network "
+        "has learnt nothing, so nothing can be said of losses. Look at the data, or try other "
+        "learning rates or more epochs."
+    ]
+
+
+def _cautions(
+    select: str, recommended: str | None, entries: Sequence[Mapping[str, Any]]
+) -> list[str]:
     """What nobody should learn only after deploying the recommended candidate."""
     scores = {entry["name"]: entry["scores"] for entry in entries}
     if recommended is None:
@@ -135,8 +154,9 @@ def _cautions(recommended: str | None, entries: Sequence[Mapping[str, Any]]) -> 
     mean, baseline = (scores[name]["accuracy"]["mean"] for name in (recommended, BASELINE))
     if mean is not None and baseline is not None and baseline - mean > _DEAR:
         said.append(
-            f"It costs {100 * (baseline - mean):.1f} points of accuracy: take it only if the rare "
-            "classes are worth that."
+            f"It costs {100 * (baseline - mean):.1f} points of accuracy: take it only if "
+            + ("what it saves is" if select == "mean_cost" else "the rare classes are")
+            + " worth that."
         )
     if scores[recommended]["worst_class_recall"]["mean"] == 0:
         said.append("On no seed does it find a single row of the class that it is worst at.")

@@ -66,7 +66,9 @@ def assemble(
         )
         for score in scoring.selectable
     }
-    verdict = verdict_of(study.select, evidence[study.select], entries, titles)
+    verdict = verdict_of(
+        study.select, evidence[study.select], entries, titles, len(facts["classes"])
+    )
     beside, said = _references(study, rows, overlap, scoring, entries, verdict)
     results: Results = {
         "schema": SCHEMA,

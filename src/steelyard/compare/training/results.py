@@ -93,6 +93,7 @@ def assemble(
             evidence[plan.select],
             entries,
             shown,
+            problem.classes,
             _detectable(comparisons[plan.select], plan.seeds),
         ),
         "failures": failures({name: [one.cell for one in row] for name, row in judged.items()}),
