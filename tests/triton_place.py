@@ -21,7 +21,8 @@ ROUNDING = {
 }
 
 # The interpreter computes with NumPy, which speaks of every NaN.
-quietly = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+# NumPy under the interpreter: NaN that a test, or the proof at first use, holds on purpose.
+quietly = pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
 on_gpu = pytest.mark.skipif(INTERPRETED, reason="needs a GPU")
 
 
