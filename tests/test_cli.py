@@ -111,9 +111,8 @@ def test_other_options_in_the_same_folder_are_refused(table, tmp_path, capsys):
 
 def test_each_file_has_a_folder_of_its_own(table, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    quick = ["--draws", "1", "--epochs", "1", "--hidden", "4", "--seeds", "1"]
-    assert run(capsys, "compare", *quick)[0] == 0
-    assert run(capsys, "compare", "table.csv", "--target", "y", *quick)[0] == 0
+    assert run(capsys, "compare", *QUICK)[0] == 0
+    assert run(capsys, "compare", "table.csv", "--target", "y", *QUICK)[0] == 0
     found = sorted(path.parent.name for path in Path("steelyard-results").glob("*/results.json"))
     assert found == ["digits", "table"]
 
