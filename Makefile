@@ -82,8 +82,10 @@ bench: .venv/bench
 # On a bare machine with a driver and the torch that fits it, which PYTHON has: nothing here replaces
 # that. A peer that does not install is left out.
 .venv-gpu/done: pyproject.toml
-	$(PYTHON) -c 'import torch'
-	$(PYTHON) -m venv --system-site-packages .venv-gpu
+	$(PYTHON) -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None and "make gpu takes the torch that fits your driver, and this Python has none; name one that has it, as in make gpu PYTHON=/path/to/python")'
+	$(PYTHON) -m venv .venv-gpu
+	$(PYTHON) -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' > \
+		$$($(GPU)/python -c 'import site; print(site.getsitepackages()[0])')/torch-of-this-machine.pth
 	$(GPU)/pip install --quiet --disable-pip-version-check expecttest numpy pytest pytest-timeout sybil pytest-xdist
 	for peer in $(PEERS); do \
 		timeout 90 $(GPU)/pip install --quiet --disable-pip-version-check $$peer || echo "$$peer does not install"; \
