@@ -8,6 +8,7 @@ give the same file.
 import re
 import sys
 from collections.abc import Callable, Iterable
+from io import StringIO
 from pathlib import Path
 
 import matplotlib as mpl
@@ -60,10 +61,9 @@ def panels(rows: int, columns: int, width: float, height: float, **shared: bool)
 
 def svg(figure: Figure, label: str) -> str:
     """The figure as SVG: what it shows in words, and colours that follow the system."""
-    file = HERE / "pictures" / ".drawn.svg"
-    figure.savefig(file, metadata={"Date": None, "Creator": None, "Title": label})
-    text = file.read_text(encoding="utf-8")
-    file.unlink()
+    file = StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Title": label})
+    text = file.getvalue()
     for colour in SCHEME:
         text = text.replace(colour, f"var(--{colour[1:]}, {colour})")
     rules = [
