@@ -1,26 +1,28 @@
-"""What `results.json` and the store of a study hold: declared once, checked when it is read.
-
-`steelyard.compare.results` says what each entry means. A file may have been cut, edited or written
-by another program, so whoever reads one asks `read_results` or `read_cell`: what they return can be
-used without another look, and what is wrong is named with its place.
-"""
+"""A study: its data, its candidates with all their cells, and what it allows one to say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, NotRequired, cast
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter
 from typing_extensions import TypedDict
+
+from steelyard._results.cell import CheckedCell, DoneCell
+from steelyard._results.numbers import (
+    Count,
+    Maybe,
+    Number,
+    checked,
+    same_length,
+    same_length_of_all,
+)
 
 SCHEMA: Literal[1] = 1
 BASELINE = "cross-entropy"
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
 Picture = Annotated[str, Field(pattern=r"^data:image/png;base64,[A-Za-z0-9+/=]+$")]
-Maybe = Number | None  # None: not defined for these data
 
 
 class Interval(TypedDict):
@@ -36,122 +38,6 @@ class Score(Interval):
     """The same of one score, and its value on each seed."""
 
     values: list[Maybe]
-
-
-class Trial(TypedDict):
-    """One draw of the hyper-parameters."""
-
-    draw: Count
-    options: dict[str, Number]
-    status: Literal["done", "failed"]
-    reason: str | None
-    validation: Maybe
-    train_loss: Maybe
-
-
-class Reliability(TypedDict):
-    """Rows, mean confidence and accuracy of each bin of confidence."""
-
-    count: list[Count]
-    confidence: list[Maybe]
-    accuracy: list[Maybe]
-
-
-class Curve(TypedDict):
-    """A training, epoch by epoch."""
-
-    epoch: list[Count]
-    train_loss: list[Maybe]
-    validation: list[Maybe] | None
-
-
-class Ranking(TypedDict):
-    """Points of the precision-recall curve and of the ROC curve; `decision` is of two classes."""
-
-    recall: list[Maybe]
-    precision: list[Maybe]
-    alarms: list[Maybe]  # share of the other rows that pass too
-    found: list[Maybe]
-    decision: NotRequired[dict[str, Maybe]]  # recall, precision and alarms
-
-
-class CostCurve(TypedDict):
-    """Mean cost by the threshold for the probability of the positive class."""
-
-    threshold: list[Number]
-    cost: list[Maybe]
-
-
-class FailedCell(TypedDict):
-    """A candidate on a seed where every draw failed."""
-
-    seed: int
-    candidate: str
-    trials: list[Trial]
-    status: Literal["failed"]
-    reason: str
-
-
-class Judged(TypedDict):
-    """What one network's test rows say of it; recall and precision per class."""
-
-    scores: dict[str, Maybe]
-    recall: list[Maybe]
-    precision: list[Maybe]
-    confusion: list[list[Count]]
-    reliability: Reliability
-    iou: NotRequired[list[Maybe]]  # of masks and sequences
-    dice: NotRequired[list[Maybe]]
-    ranking: NotRequired[Ranking]
-    cost_curve: NotRequired[CostCurve]
-    temperature: NotRequired[Number]
-
-
-class DoneCell(Judged):
-    """A candidate on a seed: its trials, and the chosen one's scores on the test rows."""
-
-    seed: int
-    candidate: str
-    trials: list[Trial]
-    status: Literal["done"]
-    reason: None
-    chosen: Count
-    curve: Curve
-
-
-def _cell_agrees(cell: DoneCell) -> DoneCell:
-    classes, bins, curve = len(cell["recall"]), cell["reliability"], cell["curve"]
-    _same_length("precision and recall", cell["precision"], classes)
-    if cell["confusion"]:  # of very many classes it is left out
-        _same_length("confusion and recall", cell["confusion"], classes)
-    for row in cell["confusion"]:
-        _same_length("a row of confusion and recall", row, classes)
-    _same_length("reliability.confidence and .count", bins["confidence"], len(bins["count"]))
-    _same_length("reliability.accuracy and .count", bins["accuracy"], len(bins["count"]))
-    _same_length("curve.train_loss and .epoch", curve["train_loss"], len(curve["epoch"]))
-    if curve["validation"] is not None:
-        _same_length("curve.validation and .epoch", curve["validation"], len(curve["epoch"]))
-    if "ranking" in cell:
-        lists = [cell["ranking"][key] for key in ("recall", "precision", "alarms", "found")]
-        _same_length_of_all("the parts of ranking", lists)
-    if "cost_curve" in cell:
-        points = cell["cost_curve"]
-        _same_length("the parts of cost_curve", points["cost"], len(points["threshold"]))
-    chosen = [trial for trial in cell["trials"] if trial["draw"] == cell["chosen"]]
-    if len(chosen) != 1 or chosen[0]["validation"] is None:
-        raise ValueError(f"chosen is {cell['chosen']}, which is no draw that was validated")
-    return cell
-
-
-def chosen_trial(cell: DoneCell) -> Trial:
-    """The trial whose draw was chosen on the validation rows."""
-    return next(trial for trial in cell["trials"] if trial["draw"] == cell["chosen"])
-
-
-Cell = DoneCell | FailedCell
-_Cell = Annotated[
-    Annotated[DoneCell, AfterValidator(_cell_agrees)] | FailedCell, Field(discriminator="status")
-]
 
 
 class Range(TypedDict):
@@ -173,7 +59,7 @@ class Tried(TypedDict):
     scores: dict[str, Score]
     recall: list[Interval]
     code: str | None
-    seeds: list[_Cell]
+    seeds: list[CheckedCell]
 
 
 class Candidate(Tried):
@@ -199,14 +85,14 @@ def _tried_agrees(entry: Tried) -> Tried:
     cells = entry["seeds"]
     done = [cell for cell in cells if cell["status"] == "done"]
     for name, score in entry["scores"].items():
-        _same_length(f"scores.{name}.values and seeds", score["values"], len(cells))
+        same_length(f"scores.{name}.values and seeds", score["values"], len(cells))
         if without := [cell["seed"] for cell in done if name not in cell["scores"]]:
             raise ValueError(f"seed {without[0]} has no {name}")
-    _same_length("recall and classes", entry["recall"], len(done[0]["recall"]) if done else 0)
+    same_length("recall and classes", entry["recall"], len(done[0]["recall"]) if done else 0)
     for cell in done:
         if cell["candidate"] != entry["name"]:
             raise ValueError(f"seed {cell['seed']} belongs to {cell['candidate']!r}")
-        _same_length("recall on two seeds", cell["recall"], len(entry["recall"]))
+        same_length("recall on two seeds", cell["recall"], len(entry["recall"]))
         for what, size in _sizes(cell).items():
             if size != _sizes(done[0])[what]:
                 raise ValueError(f"{what} of two seeds differ in length")
@@ -369,11 +255,11 @@ class Results(TypedDict):
 def _results_agree(results: Results) -> Results:
     data, entries, verdict = results["data"], results["candidates"], results["verdict"]
     classes = len(data["classes"])
-    _same_length("data.counts and data.classes", data["counts"], classes)
-    _same_length("data.train_counts and data.classes", data["train_counts"], classes)
+    same_length("data.counts and data.classes", data["counts"], classes)
+    same_length("data.train_counts and data.classes", data["train_counts"], classes)
     if "costs" in results:
-        _same_length_of_all("costs and data.classes", [data["classes"], *results["costs"]])
-        _same_length("costs and data.classes", results["costs"], classes)
+        same_length_of_all("costs and data.classes", [data["classes"], *results["costs"]])
+        same_length("costs and data.classes", results["costs"], classes)
     if not classes:
         raise ValueError("data.classes is empty")
     names = {entry["name"] for entry in entries}
@@ -389,8 +275,8 @@ def _results_agree(results: Results) -> Results:
         if lost := scores - set(entry["scores"]):
             raise ValueError(f"candidate {entry['name']} has no {min(lost)}")
         if entry["recall"]:
-            _same_length(f"recall of {entry['name']} and data.classes", entry["recall"], classes)
-    _same_length_of_all("seeds of two candidates", [entry["seeds"] for entry in tried])
+            same_length(f"recall of {entry['name']} and data.classes", entry["recall"], classes)
+    same_length_of_all("seeds of two candidates", [entry["seeds"] for entry in tried])
     known = {entry["name"] for entry in beside["entries"]}
     if unknown := {row["candidate"] for row in beside["comparisons"]} - known:
         raise ValueError(f"references lacks {min(unknown)!r}, which its comparisons name")
@@ -407,19 +293,9 @@ def _results_agree(results: Results) -> Results:
     return results
 
 
-def _same_length(what: str, values: Sequence[Any], length: int) -> None:
-    if len(values) != length:
-        raise ValueError(f"{what} differ in length")
-
-
-def _same_length_of_all(what: str, lists: Sequence[Sequence[Any]]) -> None:
-    for values in lists:
-        _same_length(what, values, len(lists[0]))
-
-
 @cache
-def _adapters() -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
-    return TypeAdapter(Annotated[Results, AfterValidator(_results_agree)]), TypeAdapter(_Cell)
+def _adapter() -> TypeAdapter[Any]:
+    return TypeAdapter(Annotated[Results, AfterValidator(_results_agree)])
 
 
 def read_results(found: Any) -> Results:
@@ -436,33 +312,4 @@ def read_results(found: Any) -> Results:
             f"the results have schema {schema!r}, and this Steelyard reads schema {SCHEMA}; "
             "show them with the version that wrote them, or run the study again"
         )
-    return cast("Results", _checked(_adapters()[0], found))
-
-
-def read_cell(found: Any) -> Cell:
-    """A cell as the store held it, checked.
-
-    Raises:
-        ValueError: what is wrong, and at which place.
-    """
-    return cast("Cell", _checked(_adapters()[1], found))
-
-
-def _checked(adapter: TypeAdapter[Any], found: Any) -> Any:
-    try:
-        adapter.validate_python(found, strict=True)
-    except ValidationError as error:
-        raise ValueError(_sentence(error)) from error
-    return found  # not a copy: entries that nobody declared are kept
-
-
-def _sentence(error: ValidationError) -> str:
-    first, *more = error.errors(include_url=False, include_input=False)
-    place = ""
-    for part in first["loc"]:
-        if part not in ("done", "failed"):  # tags of the two kinds of cell
-            place += f"[{part}]" if isinstance(part, int) else f".{part}"
-    text = {"missing": "is missing"}.get(first["type"], first["msg"])
-    text = text.removeprefix("Value error, ").replace("Input should be", "should be")
-    rest = f" (and {len(more)} more)" if more else ""
-    return f"{place.lstrip('.')} {text}{rest}".lstrip()
+    return cast("Results", checked(_adapter(), found))

@@ -1,0 +1,76 @@
+"""What `results.json` and the store of a study hold: declared once, checked when it is read.
+
+`steelyard.compare.results` says what each entry means. A file may have been cut, edited or written
+by another program, so whoever reads one asks `read_results` or `read_cell`: what they return can be
+used without another look, and what is wrong is named with its place.
+"""
+
+from steelyard._results.cell import (
+    Cell,
+    CostCurve,
+    Curve,
+    DoneCell,
+    FailedCell,
+    Judged,
+    Ranking,
+    Reliability,
+    Trial,
+    chosen_trial,
+    read_cell,
+)
+from steelyard._results.study import (
+    BASELINE,
+    SCHEMA,
+    Candidate,
+    Comparison,
+    DataFacts,
+    Failure,
+    Interval,
+    Panel,
+    PanelImage,
+    Range,
+    Reference,
+    References,
+    Results,
+    Score,
+    ScoreName,
+    Split,
+    Times,
+    Tried,
+    Verdict,
+    read_results,
+)
+
+__all__ = [
+    "BASELINE",
+    "SCHEMA",
+    "Candidate",
+    "Cell",
+    "Comparison",
+    "CostCurve",
+    "Curve",
+    "DataFacts",
+    "DoneCell",
+    "FailedCell",
+    "Failure",
+    "Interval",
+    "Judged",
+    "Panel",
+    "PanelImage",
+    "Range",
+    "Ranking",
+    "Reference",
+    "References",
+    "Reliability",
+    "Results",
+    "Score",
+    "ScoreName",
+    "Split",
+    "Times",
+    "Trial",
+    "Tried",
+    "Verdict",
+    "chosen_trial",
+    "read_cell",
+    "read_results",
+]
