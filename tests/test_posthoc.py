@@ -83,6 +83,14 @@ def test_adjusting_afterwards_is_what_the_adjusted_loss_learns() -> None:
         torch.testing.assert_close(solve(loss).softmax(1), balanced, rtol=1e-5, atol=1e-7)
 
 
+def test_vector_scaling_gives_p_back_whatever_its_gamma() -> None:
+    counts = [int(n) for n in (PRIOR * 10**6).round()]
+    loss = sy.VSLoss(class_counts=counts, gamma=0.4, tau=0.7)
+    scaled = loss.form.scale * solve(loss)
+    p = sy.adjust_logits(scaled, counts, tau=-0.7).softmax(1)
+    torch.testing.assert_close(p, POSTERIOR, rtol=1e-5, atol=1e-7)
+
+
 def test_balanced_weights_are_the_adjustment_with_tau_one() -> None:
     """Weighted cross-entropy with balanced weights learns the balanced posterior as well."""
     counts = [int(n) for n in (PRIOR * 10**6).round()]
