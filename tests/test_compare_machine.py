@@ -1,10 +1,16 @@
 """What cannot fit is refused by an estimate that is not far from the truth."""
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_info
 
+from steelyard import compare
 from steelyard.compare import machine
 from steelyard.compare.machine import fitting_workers, free_memory, in_words
+from steelyard.compare.tables.encoder import Encoder
 from steelyard.compare.tables.shape import Shape
 from steelyard.compare.tables.study import Study
 
@@ -77,3 +83,29 @@ def test_workers_are_as_many_as_cores_unless_memory_is_short(system, monkeypatch
     assert fitting_workers("cpu", 2**30) == 2  # half of 8 GB, a process takes 400 MB by itself
     assert fitting_workers("cpu", 2**40) == 1
     assert fitting_workers("cuda", 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Encoder, "__call__"), (NearestNeighbors, "fit"), (LogisticRegression, "fit")],
+)
+def test_all_that_a_study_computes_is_computed_by_one_thread(monkeypatch, owner, name):
+    """More threads would add numbers in another order, and take the cores of other groups."""
+    seen, before = [], getattr(owner, name)
+
+    def watched(*args):
+        seen.extend(pool["num_threads"] for pool in threadpool_info())
+        return before(*args)
+
+    monkeypatch.setattr(owner, name, watched)
+    rng = np.random.default_rng(0)
+    options = {"losses": ["smote"], "references": ["logistic-regression"], "hidden": 4}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        rows = rng.normal(size=(60, 3)), rng.integers(2, size=60)
+        compare.run(*rows, seeds=1, draws=1, epochs=1, **options)
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)

@@ -193,21 +193,6 @@ def test_the_same_fit_twice_is_the_same(cells):
         assert cell == cells[cell["candidate"]]
 
 
-def test_they_compute_with_one_thread(monkeypatch):
-    """More threads would add numbers in another order, and take the cores of other groups."""
-    from threadpoolctl import threadpool_info
-
-    seen = []
-    monkeypatch.setattr(
-        reference("logistic-regression").model,
-        "fit",
-        lambda self, x, y: seen.extend(pool["num_threads"] for pool in threadpool_info()),
-    )
-    with pytest.raises(AttributeError):
-        run_group(DATA, STUDY, reference_groups(["logistic-regression"], [0])[0])
-    assert set(seen) == {1}
-
-
 def test_none_of_them_can_be_asked_for(tmp_path, capsys):
     found = compare.run(*blobs([60, 30]), seeds=1, references=[], **QUICK)
     assert found.results["references"] == {"against": None, "entries": [], "comparisons": []}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import joblib
 import torch
+from threadpoolctl import threadpool_limits
 
 import steelyard as sy
 from steelyard._text import first_line
@@ -45,6 +48,22 @@ def fitting_workers(device: str, each: int) -> int:
         return 1
     cores: int = joblib.cpu_count()
     return max(1, min(cores, free_memory(device) // 2 // (each + _PROCESS)))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, in PyTorch, NumPy and scikit-learn; more cores are for more groups.
+
+    Sums come out the same whatever the machine, and small operations do not wait for each other
+    where another program wants a core too.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_device(device: str) -> None:

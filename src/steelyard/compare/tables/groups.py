@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 
-import torch
-
 from steelyard._results import BASELINE, Cell
 from steelyard.compare.candidates import candidate
+from steelyard.compare.machine import one_thread
 from steelyard.compare.tables.cells import cells_of
 from steelyard.compare.tables.data import Data
 from steelyard.compare.tables.drawn import draw
@@ -52,6 +50,7 @@ def timed_group(
     return group, cells, time.monotonic() - started
 
 
+@one_thread()
 def run_group(data: Data, study: Study, group: Group, tick: Tick | None = None) -> list[Cell]:
     """Train a group's trials, choose, and judge.
 
@@ -67,17 +66,16 @@ def run_group(data: Data, study: Study, group: Group, tick: Tick | None = None) 
         (seed,), (name,) = group.seeds, group.candidates
         return [reference_cell(study, scoring, prepared[seed], seed, name, tick or _nobody)]
     cells: list[Cell] = []
-    with one_thread():
-        for seeds in _of_one_shape(group.seeds, prepared):
-            share, done = len(seeds) / len(group.seeds), len(cells) / len(group.cells)
+    for seeds in _of_one_shape(group.seeds, prepared):
+        share, done = len(seeds) / len(group.seeds), len(cells) / len(group.cells)
 
-            def advance(part: float, share: float = share, done: float = done) -> None:
-                if tick is not None:
-                    tick(done + share * part)
+        def advance(part: float, share: float = share, done: float = done) -> None:
+            if tick is not None:
+                tick(done + share * part)
 
-            parts = [prepared[seed] for seed in seeds]
-            drawn = draw(study, group.candidates, seeds, [part.counts for part in parts])
-            cells += cells_of(train_stack(study, scoring, drawn, parts, advance))
+        parts = [prepared[seed] for seed in seeds]
+        drawn = draw(study, group.candidates, seeds, [part.counts for part in parts])
+        cells += cells_of(train_stack(study, scoring, drawn, parts, advance))
     order = {cell: place for place, cell in enumerate(group.cells)}
     return sorted(cells, key=lambda cell: order[cell["seed"], cell["candidate"]])
 
@@ -94,21 +92,6 @@ def _of_one_shape(seeds: Sequence[int], prepared: Mapping[int, Prepared]) -> Ite
 
     for _, run in groupby(sorted(seeds, key=lambda seed: (shape(seed), seed)), key=shape):
         yield list(run)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread; more cores are for more groups.
-
-    Sums come out the same whatever the machine, and small operations do not wait for each other
-    where another program wants a core too.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def plan_groups(names: Iterable[str], seeds: Sequence[int], draws: int, trials: int) -> list[Group]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from steelyard.compare.machine import one_thread
 from steelyard.compare.study import StudyError
 from steelyard.compare.tables.data import Data
 from steelyard.compare.tables.encoder import Encoder
@@ -59,6 +60,7 @@ _KEPT = 2
 _kept: dict[tuple[object, ...], Prepared] = {}
 
 
+@one_thread()
 def _prepare(data: Data, seed: int, validation: float, test: float) -> Prepared:
     split = split_rows(data, seed, validation, test)
     if not len(split.validation):

@@ -15,7 +15,6 @@ import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 import steelyard as sy
@@ -153,8 +152,7 @@ def reference_cell(
     item = reference(name)
     fitted, trials = [], []
     labels = torch.from_numpy(prepared.validation.labels)
-    # One thread, as for the networks: more cores are for more groups.
-    with warnings.catch_warnings(), threadpool_limits(1):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # after that many steps it is as it is
         for draw, options in enumerate(draw_options(item.space, seed, study.draws)):
             model = item.model(**item.keywords(options))

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 
 from steelyard.compare.candidates import candidate
+from steelyard.compare.machine import one_thread
 from steelyard.compare.tables.drawn import draw
-from steelyard.compare.tables.groups import Group, one_thread
+from steelyard.compare.tables.groups import Group
 from steelyard.compare.tables.objective import Objective
 from steelyard.compare.tables.prepare import Part, Prepared
 from steelyard.compare.tables.sampler import Sampler
