@@ -87,7 +87,8 @@ def test_a_feature_that_knows_the_test_rows_changes_nothing():
         assert a["seeds"] == b["seeds"]
 
 
-def test_a_notebook_gets_an_object(study, tmp_path):
+def test_a_notebook_gets_an_object(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as Jupyter does
     frame = study.to_pandas()
     assert isinstance(frame, pd.DataFrame)
     assert len(frame) == len(DEFAULT) * 2
@@ -96,6 +97,7 @@ def test_a_notebook_gets_an_object(study, tmp_path):
     assert "No verdict: 2 seeds" in page
     assert page.count("<table") == 1
     assert "Cross-entropy" in str(study)
+    assert "\x1b" not in str(study)
     assert study.code is None
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from test_compare_cluster import free_port
 
 from steelyard.cli import main
@@ -32,6 +33,31 @@ def test_an_example_becomes_a_report(name, tmp_path, capsys):
     assert found["data"]["test"] == "fixed"
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
     assert "No verdict: 1 seed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "ignored"), [("masks", (4, 8, 8), 255), ("tokens", (6, 9), -100)]
+)
+def test_the_lines_of_an_example_leave_out_what_it_ignores(name, shape, ignored, tmp_path):
+    main(["compare", str(EXAMPLES / f"{name}.py"), *SMALL, "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "results.json").read_text())
+    labels = torch.randint(3, shape)
+    labels[0] = ignored
+    logits = torch.randn(labels.shape).unsqueeze(1) * torch.tensor([1.0, 0.0, -1.0]).view(
+        -1, *[1] * (len(shape) - 1)
+    )
+    given = {
+        "train_labels": labels,
+        "validation_labels": labels,
+        "logits": logits,
+        "validation_logits": logits,
+    }
+    assert len(found["candidates"]) == 5
+    for entry in found["candidates"]:
+        scope = dict(given)
+        exec(entry["code"], scope)
+        assert scope["loss"](logits, labels).isfinite()
+        assert scope["temperature"] > 0
 
 
 @pytest.mark.slow

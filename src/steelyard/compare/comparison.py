@@ -63,7 +63,7 @@ class Comparison:
         from steelyard.compare.console import plain_console, print_results
 
         text = io.StringIO()
-        print_results(self.results, plain_console(file=text, width=100))
+        print_results(self.results, plain_console(file=text, width=100, color_system=None))
         return text.getvalue()
 
     def _repr_html_(self) -> str:

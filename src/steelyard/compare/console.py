@@ -19,8 +19,11 @@ _COLUMN_WIDTH = 13
 
 
 def plain_console(**options: Any) -> Console:
-    """A console that shows text as it is: names may look like markup or like emoji codes."""
-    return Console(markup=False, emoji=False, highlight=False, **options)
+    """A console that shows text as it is: names may look like markup or like emoji codes.
+
+    In a notebook too: there rich would draw each line as HTML, past the file that it was given.
+    """
+    return Console(markup=False, emoji=False, highlight=False, force_jupyter=False, **options)
 
 
 def print_results(results: Results, console: Console) -> None:

@@ -290,10 +290,21 @@ def _source(parts: Sequence[Any]) -> str:
         digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
         try:
             path = inspect.getsourcefile(kind)
-        except TypeError:  # built in, or typed into a notebook
-            continue
-        if path is not None and "site-packages" not in path and Path(path).is_file():
+        except (TypeError, OSError):  # built in, or a class that was typed into a notebook
+            path = None
+        if path is None or not Path(path).is_file():
+            digest.update(_typed(kind).encode())
+        elif "site-packages" not in path:
             files.add(path)
     for path in sorted(files):
         digest.update(Path(path).read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _typed(kind: Any) -> str:
+    """The text of a function, or of a class's methods, that has no file: a notebook's cell."""
+    functions = vars(kind).values() if inspect.isclass(kind) else [kind]
+    try:
+        return "".join(inspect.getsource(one) for one in functions if inspect.isfunction(one))
+    except OSError:
+        return ""

@@ -74,8 +74,10 @@ def assemble(
     shown = titles(problem.kind)
     compared = [name for name in shown if name in SCORES]
     evidence, recall_variance = _evidence(problem, plan, judge_, judged, compared)
+    every_row_counts = problem.kind == "classes" and plan.ignore_index == Plan.ignore_index
+    ignored = None if every_row_counts else plan.ignore_index
     entries = [
-        _entry(method, judged[method.name], shown, evidence, recall_variance)
+        _entry(method, judged[method.name], shown, evidence, recall_variance, ignored)
         for method in problem.methods
     ]
     comparisons = {name: compare(evidence[name], BASELINE) for name in compared}
@@ -172,6 +174,7 @@ def _entry(
     shown: Mapping[str, str],
     evidence: Mapping[str, Evidence],
     recall_variance: Mapping[str, np.ndarray] | None,
+    ignore_index: int | None,
 ) -> dict[str, Any]:
     cells = [one.cell for one in row]
     done = [cell for cell in cells if cell["status"] == "done"]
@@ -204,7 +207,7 @@ def _entry(
         "space": [item.to_dict() for item in method.space],
         "scores": scores,
         **per_class,
-        "code": _code(method, done),
+        "code": _code(method, done, ignore_index),
         "seeds": cells,
     }
 
@@ -218,7 +221,9 @@ def _of_class(
     return few_seeds(known, float(variance[c]))[0]
 
 
-def _code(method: Method, done: Sequence[Mapping[str, Any]]) -> str | None:
+def _code(
+    method: Method, done: Sequence[Mapping[str, Any]], ignore_index: int | None
+) -> str | None:
     """Lines of Python with the chosen draw's options."""
     if not done:
         return None
@@ -236,7 +241,8 @@ def _code(method: Method, done: Sequence[Mapping[str, Any]]) -> str | None:
             f"{logits} = ({logits} - bias) / norm ** {options['tau']:.12g}"
             for logits in ("validation_logits", "logits")
         ]
-    return python_lines(method.candidate, options, Told("\n".join(recipe)))
+    told = Told("\n".join(recipe), ignore_index=ignore_index)
+    return python_lines(method.candidate, options, told)
 
 
 def _options(plan: Plan) -> dict[str, Any]:
