@@ -259,6 +259,8 @@ CALLS: list[tuple[Any, Any, type[Exception], str]] = [
         IndexError,
         "is -7, outside [0, C) with C = 3 classes, and not ignore_index=-100: give",
     ),
+    (LOGITS[:, :1], torch.tensor([0, 1]), IndexError, "for two classes is for sy.BCEWithLogitsLos"),
+    (LOGITS[:, :1], LOGITS[:, :1] * 0, ValueError, "target[0, 0] is 0 for the only class, and the"),
 ]
 
 

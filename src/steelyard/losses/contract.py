@@ -96,10 +96,16 @@ def first_of(target: Tensor) -> Tensor | None:
 
 
 def refuse_labels(target: Tensor) -> None:
-    """Raise where numbers (N, C, d…) are negative or NaN, or are several labels: 0 and 1 alone.
+    """Raise where numbers (N, C, d…) are negative or NaN, or are labels of 0 and 1 for one logit.
 
-    Numbers that sum to something else than 1 pass, as in PyTorch: they scale their position's loss.
+    Labels: several of a position, or a 0 for the only class, whose softmax is 1. Other numbers that
+    sum to something else than 1 pass, as in PyTorch: they scale their position's loss.
     """
+    if target.shape[1] == 1 and (absent := target == 0).any():
+        raise ValueError(
+            f"target{absent.nonzero()[0].tolist()} is 0 for the only class, and the softmax of one "
+            "logit is 1 whatever it is: one logit for two classes is for sy.BCEWithLogitsLoss"
+        )
     if target.amin() >= 0:  # not where a number is NaN
         sums = target.sum(1, dtype=torch.promote_types(target.dtype, torch.float32))
         several = sums > 1 + ROUNDING

@@ -237,10 +237,11 @@ def refuse_out_of_range(
         wrong = (target != ignore_index) & ((target < 0) | (target >= num_classes))
         if wrong.any():
             where = wrong.nonzero()[0].tolist()
+            one = "; one logit for two classes is for sy.BCEWithLogitsLoss" * (num_classes == 1)
             raise IndexError(
                 f"target{where} is {int(target[tuple(where)])}, outside [0, C) with "
                 f"C = {num_classes} classes, and not ignore_index={ignore_index}: give the logits "
-                "one column per class, or mark positions to leave out with ignore_index"
+                f"one column per class, or mark positions to leave out with ignore_index{one}"
             ) from None
     raise error
 
