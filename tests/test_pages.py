@@ -58,6 +58,25 @@ def _typed(value):
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
+FORMULAS, WHICH = (
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("losses.md", "which-loss.md")
+)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_has_its_formula(name):
+    assert re.search(rf"^\| `{name}` \| \S", FORMULAS, re.MULTILINE), "a row in docs/losses.md"
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_it_is_said_of_every_loss_when_to_take_it(name):
+    advice = re.findall(r"^### Which one.*?(?=^##)", FORMULAS, re.MULTILINE | re.DOTALL)
+    said = [line for text in (WHICH, *advice) for line in text.splitlines() if "|" not in line]
+    assert re.search(rf"`(sy\.)?{name}\b", "\n".join(said)), (
+        "a line in docs/which-loss.md, or under 'Which one' in docs/losses.md"
+    )
+
+
 def test_the_readme_has_every_option_with_its_default():
     rows = table_after("## Options of every loss")
     listed = {name.strip("`"): default.strip("`") for name, default, _ in rows}
