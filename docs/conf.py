@@ -18,7 +18,14 @@ project = "Steelyard"
 author = copyright = "The Steelyard developers"  # noqa: A001
 version = release = steelyard.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+default_role = "literal"  # `one` backtick is code, as in Markdown
 exclude_patterns = ["_build"]
 smartquotes = False  # "mean" is what one types
 myst_heading_anchors = 3
@@ -117,16 +124,20 @@ def leave_out_what_others_wrote(
     return None if home.startswith("steelyard") else True
 
 
-def leave_bars_alone(
+def link_and_leave_bars_alone(
     app: Sphinx, kind: str, name: str, member: object, options: object, lines: list[str]
 ) -> None:
-    """|p − t| is a size, and no substitution of reStructuredText's."""
+    """Papers and options become links; |p − t| is a size, and no substitution of Sphinx's."""
     lines[:] = [line if "``" in line else line.replace("|", r"\|") for line in lines]
+    paper = r"`arXiv:\1 <https://arxiv.org/abs/\1>`__"
+    lines[:] = [re.sub(r"arXiv:(\d{4}\.\d{4,5})", paper, line) for line in lines]
+    every = r":ref:`the options of every \1loss <options of every \1loss>`"
+    lines[:] = [re.sub(r"the options of every (\w+ )?loss\b", every, line) for line in lines]
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_directive("public", Public)
     app.connect("source-read", put_in_what_stands_in_the_root)
-    app.connect("autodoc-process-docstring", leave_bars_alone)
+    app.connect("autodoc-process-docstring", link_and_leave_bars_alone)
     app.connect("autodoc-skip-member", leave_out_what_others_wrote)
