@@ -196,8 +196,8 @@ def regions() -> tuple[Figure, str]:
             (gradient,) = torch.autograd.grad(loss(logits, t[None]), logits)
             found.append(gradient[0][t == 1].abs().mean() * pixels)
         pull.plot(sizes, torch.stack(found), label=name)
-    missed.set(title="Loss: pixels missed", xlabel="÷ pixels of the object")
-    added.set(title="Loss: pixels too many", xlabel="÷ pixels of the object")
+    missed.set(title="Loss: pixels missed", xlabel="missed ÷ pixels of the object")
+    added.set(title="Loss: pixels too many", xlabel="added ÷ pixels of the object")
     missed.set_ylim(0, 1.02)
     added.set_ylim(0, 1.02)
     pull.set(title="Gradient at a pixel", xlabel="pixels of the object", xscale="log", yscale="log")
@@ -242,7 +242,7 @@ def boundaries() -> tuple[Figure, str]:
         "vector scaling": sy.VSLoss(class_counts=counts),
         "LDAM": sy.LDAMLoss(class_counts=counts, scale=10),
     }
-    figure, axes = panels(2, 4, 7.2, 3.9, sharex=True, sharey=True)
+    figure, axes = panels(2, 4, 7.2, 4.2, sharex=True, sharey=True)
     across, up = torch.meshgrid(
         torch.linspace(-3, 3, 61), torch.linspace(-2.5, 2.5, 51), indexing="xy"
     )
@@ -255,15 +255,19 @@ def boundaries() -> tuple[Figure, str]:
             logits, own = network(grid), network(points)
         if name == "moved afterwards":
             logits, own = (sy.adjust_logits(z, counts) for z in (logits, own))
-        for label, (colour, marker) in enumerate(((LEAD, "o"), (WORSE, "^"))):
-            cloud = points[labels == label]
-            axis.scatter(*cloud[:: 4 - 2 * label].T, s=4, c=colour, marker=marker, linewidths=0)
+        for label, (colour, marker, shown) in enumerate(
+            ((LEAD, "o", "common, every fourth shown"), (WORSE, "^", "rare, every second shown"))
+        ):
+            cloud = points[labels == label][:: 4 - 2 * label]
+            axis.scatter(*cloud.T, s=4, c=colour, marker=marker, linewidths=0, label=shown)
         lead = (logits[:, 1] - logits[:, 0]).reshape(across.shape)
         axis.contour(across, up, lead, levels=[0], colors=[INK], linewidths=1.4)
         right = own.argmax(1) == labels
         found = [f"{right[labels == label].float().mean():.0%}" for label in (0, 1)]
-        axis.set_title(f"{name}\n{found[0]} and {found[1]} right", fontsize=8)
+        axis.set_title(f"{name}\ncommon {found[0]}, rare {found[1]}", fontsize=8)
         axis.set(xticks=[], yticks=[], xlim=(-3, 3), ylim=(-2.5, 2.5))
+    shown = axes[0].get_legend_handles_labels()
+    figure.legend(*shown, loc="outside lower center", ncols=2, fontsize=8, markerscale=2)
     return figure, "400 common and 40 rare points, and the decision boundary under eight losses"
 
 
