@@ -2,11 +2,11 @@
 
 Options that every loss takes:
 
-* ``weight`` (None): class weights: tensor of any real dtype, array, list, or dict
-  {class: weight} in which classes left out weigh 1. Used in float32, float64 for float64 logits.
-* ``ignore_index`` (-100): positions with this class index count nowhere: loss 0 and a gradient
-  of exactly 0, even where their logits are NaN or infinite.
-* ``label_smoothing`` (0.0): in [0, 1]: the share of the target spread over all classes.
+* ``weight`` (None): class weights: a tensor of any real dtype, an array, a list, or a dict
+  {class: weight} with 1 for the others. Used in float32, or float64 for float64 logits.
+* ``ignore_index`` (-100): positions with this class index count nowhere: their loss is 0 and their
+  gradient exactly 0, even where their logits are NaN or infinite.
+* ``label_smoothing`` (0.0): in [0, 1]: the share of the target that is spread over all classes.
 * ``reduction`` ("mean"): "mean", "sum", or "none" for one value per position, 0 where ignored.
 * ``mean_over`` (None): what a mean divides by. None is PyTorch's rule: for class indices the sum
   of ``sample_weight · weight[target]``, for probabilities the sum of ``sample_weight``. "weight":
@@ -15,23 +15,22 @@ Options that every loss takes:
   gradients; "nan" is what PyTorch returns.
 * ``engine`` ("auto"): which implementation does the work; see :func:`steelyard.explain_engine`.
 
-Per call: ``sample_weight``, one finite number ≥ 0 per position, multiplies the loss and counts in
-the denominator (a 0 takes a position out of the sums, but unlike ``ignore_index`` it does not keep
-a NaN among its logits out of the gradient); ``denominator``, a number or 0-d tensor, divides the
-sum instead of what ``mean_over`` says.
+Per call:
+
+* ``sample_weight``: one finite number ≥ 0 per position. It multiplies the loss and counts in the
+  denominator. A 0 takes a position out of the sums; but unlike ``ignore_index`` it does not keep a
+  NaN among its logits out of the gradient.
+* ``denominator``: a number or 0-d tensor that divides the sum, instead of what ``mean_over`` says.
 
 Half-precision logits are computed, reduced and returned in float32; their gradient is in the
 logits' dtype.
 
-The losses of several labels (:class:`SigmoidLoss`) see a cell, one class of one position, where the
-others see a position. What differs: ``weight`` may be one number; ``pos_weight`` multiplies what is
-there; ``ignore_index`` (-1) is the target of missing labels and may be NaN; smoothing makes t
-``(1−ε)·t + ε/2``; ``mean_over`` is None for the number of cells not ignored, "weight" for the sum
-of the weights applied, "position" for positions with such a cell, "positive" for ``Σ s·t``; and
-``sample_weight`` is per position or per cell.
+The losses of several labels (:class:`SigmoidLoss`) and of regions (:class:`RegionLoss`) differ in
+some of them: a cell, one class of one position, or an item, one class of one image, takes the place
+of the position.
 
-Inside ``torch.compile`` use the modules where a loss takes ``class_counts``: they read the counts
-when they are built, the functions at every call, and a trace cannot look at values.
+If a loss takes ``class_counts``, use its module inside ``torch.compile``. A module reads the counts
+when it is built. A function reads them at every call, and a trace cannot look at values.
 """
 
 from steelyard.losses import compound, counted, region, sigmoid, sigmoid_counted, softmax, zlpr

@@ -24,14 +24,14 @@ __all__ = ["CompoundLoss", "DiceCELoss", "dice_ce_loss"]
 class CompoundLoss(nn.Module):
     """A weighted sum of losses, ``Σ_i factor_i · loss_i``.
 
-    Every part has options of its own, its class weights and what its mean divides by, and its
-    factor says how much its mean counts. A region loss and a plain ``CrossEntropyLoss`` that ignore
-    the same class read class indices' logits once, on the CPU.
+    Every part has its own options, such as class weights, and its own mean; its factor says how
+    much that mean counts. On the CPU, a region loss and a plain ``CrossEntropyLoss`` read the
+    logits once, if the target is class indices and both ignore the same class.
 
-    **Over micro-batches and ranks** the parts have denominators of their own, so
-    :meth:`denominator` is a vector, one number per part. It adds up like any denominator, and
-    :func:`steelyard.step_denominator` makes it exact. :class:`steelyard.ExactMean` cannot: it
-    divides gradients that have already been added. A part with per="batch" needs its totals too,
+    **Over micro-batches and ranks** every part has its own denominator, so :meth:`denominator` is a
+    vector, one number per part. It adds up like any denominator, and
+    :func:`steelyard.step_denominator` makes the sum exact. :class:`steelyard.ExactMean` cannot: it
+    divides gradients that are added already. A part with per="batch" needs its totals too,
     ``loss(logits, target, totals=…, denominator=…)``.
 
     Args:
@@ -284,8 +284,8 @@ def dice_ce_loss(
 ) -> Tensor:
     """Dice and cross-entropy: ``dice · Dice + cross_entropy · CE``, from one read of the logits.
 
-    Dice counts small objects as much as large ones but is flat where nothing overlaps yet;
-    cross-entropy has a gradient everywhere, also on images without a class. With
+    Dice counts small objects as much as large ones, but it is flat where nothing overlaps yet.
+    Cross-entropy has a gradient everywhere, also on images without a class. With
     activation="sigmoid" the cross-entropy is that of each class by itself,
     :func:`steelyard.bce_with_logits_loss`.
 

@@ -47,9 +47,9 @@ def class_balanced_loss(
 ) -> Tensor:
     """Class-balanced loss: cross-entropy or focal, weighted by the effective number of examples.
 
-    w_c ∝ (1 − β) / (1 − β^n_c), scaled to sum to the number of classes present. A ``weight`` in
-    the options multiplies these. The published "CB-Focal" figures use the *sigmoid* focal loss;
-    this is the softmax one.
+    w_c ∝ (1 − β) / (1 − β^n_c), scaled so that they sum to the number of classes present. A
+    ``weight`` in the options multiplies them. The published "CB-Focal" figures are of the *sigmoid*
+    focal loss; this is the softmax one.
 
     Args:
         logits: (N, C), (N, C, d1, …) or (C,), floating.
@@ -109,15 +109,15 @@ def logit_adjusted_loss(
 ) -> Tensor:
     """Logit-adjusted cross-entropy: ``−log softmax(z + τ · log π)_y``.
 
-    Training adds the log-prior, so the network learns what is left when the prior is taken away;
-    at test time the raw logits predict for balanced classes. :func:`steelyard.adjust_logits` is
-    the same idea for a model trained without it: never use both.
+    In training the log-prior is added to the logits, so the network learns the rest. At prediction
+    its raw logits are those of balanced classes. :func:`steelyard.adjust_logits` is the same idea
+    for a model that was trained without it: never use both.
 
     Args:
         logits: (N, C), (N, C, d1, …) or (C,), floating.
         target: class indices or probabilities, as for :func:`cross_entropy_loss`.
-        class_counts: training examples per class. The log-prior of an absent class is −∞ in
-            theory; its count is taken as 1.
+        class_counts: training examples per class. A count of 0 is taken as 1, for its logarithm
+            is −∞.
         tau: strength τ, finite; 0 is cross-entropy.
         **options: the options of every loss, ``sample_weight`` and ``denominator``.
 
@@ -166,7 +166,7 @@ def balanced_softmax_loss(
 ) -> Tensor:
     """Balanced softmax: ``−log (n_y e^{z_y} / Σ_c n_c e^{z_c})``.
 
-    Equal to :func:`logit_adjusted_loss` with τ = 1. At test time use the raw logits.
+    Equal to :func:`logit_adjusted_loss` with τ = 1. At prediction use the raw logits.
 
     Args:
         logits: (N, C), (N, C, d1, …) or (C,), floating.
@@ -221,11 +221,10 @@ def ldam_loss(
 ) -> Tensor:
     """Label-distribution-aware margin: cross-entropy of ``s · (z − m · t)``.
 
-    m_c = max_margin · (min n / n_c)^¼: the rarest class has the largest margin. z is meant to be
-    a cosine, so train with :class:`steelyard.CosineLinear` as the last layer; with an ordinary
-    linear layer s = 30 means nothing. There is no margin at test time: predict with the raw
-    logits. The paper's best figures defer re-weighting, see
-    :class:`steelyard.DeferredReweighting`.
+    m_c = max_margin · (min n / n_c)^¼: the rarest class has the largest margin. z has to be a
+    cosine, so take :class:`steelyard.CosineLinear` as the last layer; with an ordinary linear layer
+    s = 30 means nothing. At prediction there is no margin: use the raw logits. In the paper's best
+    results weights set in late, see :class:`steelyard.DeferredReweighting`.
 
     Args:
         logits: cosines, (N, C), (N, C, d1, …) or (C,), floating.
@@ -292,7 +291,7 @@ def vs_loss(
     """Vector scaling: cross-entropy of ``(n_c / n_max)^γ · z_c + τ · log π_c``.
 
     With τ = 0 it is the CDT loss (Ye et al., arXiv:2001.01385), with γ = 0 it is
-    :func:`logit_adjusted_loss`. The paper's ω is ``weight``. At test time use the raw logits.
+    :func:`logit_adjusted_loss`. The paper's ω is ``weight``. At prediction use the raw logits.
 
     Args:
         logits: (N, C), (N, C, d1, …) or (C,), floating.

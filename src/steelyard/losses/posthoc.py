@@ -15,10 +15,9 @@ __all__ = ["adjust_logits", "unweight_logits"]
 def adjust_logits(logits: Tensor, class_counts: ClassCountsLike, tau: float = 1.0) -> Tensor:
     """Post-hoc logit adjustment: ``logits − τ · log prior``.
 
-    For a model trained with plain cross-entropy on imbalanced classes, to predict as if the
-    classes were balanced. Not for one trained with :func:`logit_adjusted_loss` or
-    :func:`balanced_softmax_loss`: those have the adjustment in the training, and adjusting twice
-    is wrong.
+    A model that was trained with plain cross-entropy on imbalanced classes then predicts as if the
+    classes were balanced. Do not use it after :func:`logit_adjusted_loss` or
+    :func:`balanced_softmax_loss`: they adjust in training, and adjusting twice is wrong.
 
     Args:
         logits: (N, C), (N, C, d1, …) or (C,), floating.
@@ -47,8 +46,8 @@ def adjust_logits(logits: Tensor, class_counts: ClassCountsLike, tau: float = 1.
 def unweight_logits(logits: Tensor, weight: PerClass) -> Tensor:
     """Undo the class weights of a model trained with weighted cross-entropy: ``logits − log w``.
 
-    Such a model learns q ∝ w·p; the softmax of the result is p, so probabilities and log loss
-    mean something again. The weighted decisions (argmax) are those of the logits as they are.
+    Such a model learns q ∝ w·p. The softmax of the result is p, so probabilities and log loss
+    mean something again. For the weighted decisions take the argmax of the logits as they are.
 
     Args:
         logits: (N, C), (N, C, d1, …) or (C,), floating.

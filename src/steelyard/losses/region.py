@@ -1,7 +1,19 @@
-"""The region losses: what each makes of I, P and T, with a docstring.
+"""The region losses: how much a predicted mask overlaps with the true one.
 
-I is what prediction and target cover both, P what the prediction covers, T what the target covers,
-of one class in one image or in the whole batch; :mod:`steelyard.losses.regions` sums them.
+An item is one class of one image. A loss makes one number of three sums over its pixels: T is what
+the target covers, P what the prediction covers, and I what both cover.
+
+Options that every region loss takes:
+
+* ``activation`` ("softmax"): "sigmoid" where a pixel may have several classes.
+* ``per`` ("image"): "batch" takes all images as one, with one item per class.
+* ``absent`` ("skip"): items whose class does not occur in the target cost nothing, however much of
+  it is predicted; "count" counts them.
+* ``weight``, ``ignore_index``, ``label_smoothing``, ``reduction``, ``mean_over``, ``empty`` and
+  ``engine``: as for every loss. reduction="none" gives one value per item.
+
+Per call: ``sample_weight`` per pixel, ``denominator``, and with per="batch" the ``totals`` of the
+whole, of which these images are a part.
 """
 
 import functools
@@ -50,10 +62,10 @@ def dice_loss(
 ) -> Tensor:
     """Dice loss: ``1 − (2I + ε) / (P + T + ε)``, one minus the F1 score of a soft prediction.
 
-    A class in an image counts as much as any other, however few its pixels. One that the target
-    does not have is left out, unless ``absent="count"``. **With one sigmoid class this means that
-    false positives on images without it cost nothing**: where such images matter, use
-    ``per="batch"``, ``absent="count"`` with a ``smooth``, or add a cross-entropy.
+    Every class of an image counts the same, however few pixels it has. A class that the target does
+    not have is left out, unless ``absent="count"``. **So with one sigmoid class false positives on
+    images without it cost nothing.** If such images matter, use ``per="batch"``, or
+    ``absent="count"`` with a ``smooth``, or add a cross-entropy.
 
     Args:
         logits: (N, C, d1, …) or (N, C), floating.
@@ -112,7 +124,7 @@ def jaccard_loss(
 ) -> Tensor:
     """Jaccard loss: ``1 − (I + ε) / (P + T − I + ε)``, one minus a soft intersection over union.
 
-    Also for soft targets, for which I is Σ min(p, t): smallest where p = t.
+    It takes soft targets too: I is Σ min(p, t), so the loss is smallest where p = t.
 
     Args:
         logits: (N, C, d1, …) or (N, C), floating.
@@ -173,9 +185,9 @@ def tversky_loss(
 ) -> Tensor:
     """Tversky loss: ``(1 − (I + ε) / (I + α(P − I) + β(T − I) + ε))^(1/γ)``.
 
-    P − I are false positives and T − I false negatives; α = β = 0.5 is Dice, α = β = 1 Jaccard.
-    For few positives raise β above α: misses then cost more than false alarms. γ above 1 is the
-    focal Tversky loss, for which its authors take 4/3; its gradient is finite, and 0 at a perfect
+    P − I are false positives and T − I false negatives. α = β = 0.5 is Dice, α = β = 1 Jaccard.
+    With β above α misses cost more than false alarms: take that where positives are few. γ above 1
+    is the focal Tversky loss, and its authors take 4/3. Its gradient is finite, and 0 at a perfect
     overlap.
 
     Args:
@@ -257,8 +269,8 @@ def generalized_dice_loss(
 ) -> Tensor:
     """Generalised Dice loss: ``1 − 2 Σ_c v_c I_c / Σ_c v_c (P_c + T_c)`` with ``v_c = w_c / T_c²``.
 
-    One ratio over all classes of an image, each divided by its size squared. The weights of rare
-    classes are extreme: a class of ten pixels weighs ten thousand times one of a thousand. Classes
+    One ratio over all classes of an image, each divided by the square of its size. Small classes
+    weigh enormously: a class of ten pixels weighs ten thousand times one of a thousand. Classes
     that the target does not have are left out.
 
     Args:
@@ -300,8 +312,8 @@ class GeneralizedDiceLoss(RegionLoss):
 def lovasz_loss(logits: Tensor, target: Tensor, **options: Unpack[RegionCallOptions]) -> Tensor:
     """Lovász-softmax: the Jaccard loss of hard predictions, made continuous.
 
-    The errors |p − t| of a class are sorted, largest first, and each is weighted by what its pixel
-    adds to the Jaccard loss of those before it. With hard predictions it is the Jaccard loss; its
+    The errors |p − t| of a class are sorted, largest first. Each is weighted by what its pixel adds
+    to the Jaccard loss of the pixels before it. For hard predictions it is the Jaccard loss. Its
     gradient goes to the pixels that cost most. With activation="sigmoid" the errors are those of
     the sigmoid, not a hinge. It sorts, so it is slower than the other losses.
 

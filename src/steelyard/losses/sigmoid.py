@@ -1,9 +1,21 @@
 """The sigmoid family: several labels per position, or one logit for two classes.
 
-Each loss is two costs per cell and a docstring: what it costs not to see a class that is there, and
-to see one that is not. Those that read class counts are in
-:mod:`steelyard.losses.sigmoid_counted`. p is the sigmoid of the (edited) logit, t the target. What
-the options mean here is described in :mod:`steelyard.losses`.
+A cell is one class of one position: the class is there, or it is not. A loss is two costs of a
+cell: not to see a class that is there, and to see one that is not. p is the sigmoid of the logit,
+t the target.
+
+Options that every sigmoid loss takes:
+
+* ``weight`` (None): one number per class, or one for all.
+* ``pos_weight`` (None): the same, for cells whose class is there.
+* ``ignore_index`` (-1): cells with this target count nowhere; float("nan") for NaN targets.
+* ``label_smoothing`` (0.0): with ε the target t becomes ``(1−ε)·t + ε/2``.
+* ``mean_over`` (None): what a mean divides by. None is PyTorch's rule, the cells not ignored.
+  "weight": the sum of the weights applied. "position": positions with a cell not ignored.
+  "positive": ``Σ s·t``, s being ``sample_weight``.
+* ``reduction``, ``empty`` and ``engine``: as for every loss.
+
+Per call: ``sample_weight``, per position or per cell, and ``denominator``.
 """
 
 from collections.abc import Mapping
@@ -48,9 +60,9 @@ def bce_with_logits_loss(
 ) -> Tensor:
     """Binary cross-entropy: ``−t log p − (1 − t) log(1 − p)``.
 
-    The same numbers as ``torch.nn.functional.binary_cross_entropy_with_logits``, but for where
-    ``weight`` and ``pos_weight`` lie: along dimension 1, the classes, always; PyTorch broadcasts
-    them against the last dimension. Missing labels are left out of the mean.
+    The same numbers as ``torch.nn.functional.binary_cross_entropy_with_logits``, with one
+    difference: ``weight`` and ``pos_weight`` always lie along dimension 1, the classes, where
+    PyTorch broadcasts them against the last dimension. Missing labels are left out of the mean.
 
     Args:
         logits: (N, C), (N, C, d1, …), or (N,) for one class; floating.
@@ -132,17 +144,17 @@ def sigmoid_focal_loss(
 ) -> Tensor:
     """Sigmoid focal loss: ``−α t (1 − p)^γ log p − (1 − α)(1 − t) p^γ log(1 − p)``.
 
-    Turns down cells that are already right, most of all the many easy negatives. Without ``alpha``
-    both factors are 1; torchvision's default is ``alpha=0.25, gamma=2`` with reduction "none", and
-    there ``alpha=-1`` is what None is here. RetinaNet divides by the number of positives: that is
+    It makes cells count less that are already right, most of all the many easy negatives. Without
+    ``alpha`` both factors are 1. torchvision's defaults are ``alpha=0.25, gamma=2`` and reduction
+    "none"; its ``alpha=-1`` is None here. RetinaNet divides by the number of positives: that is
     ``mean_over="positive"``.
 
     Args:
         logits: (N, C), (N, C, d1, …), or (N,) for one class; floating.
         target: of the logits' shape, as for :func:`bce_with_logits_loss`.
         gamma: focusing parameter γ ≥ 0, one number or one per class; 0 is binary cross-entropy.
-        alpha: α in [0, 1], the weight of positives, whereas 1 − α is that of negatives; one number
-            or one per class. None: both are 1.
+        alpha: α in [0, 1], one number or one per class: positives weigh α and negatives 1 − α.
+            None: both weigh 1.
         **options: the options of every sigmoid loss, ``sample_weight`` and ``denominator``.
 
     Returns:
@@ -200,10 +212,10 @@ def asymmetric_loss(
 ) -> Tensor:
     """Asymmetric loss: ``−t (1 − p)^γ₊ log p − (1 − t) m^γ₋ log(1 − m)``, m = max(p − clip, 0).
 
-    Focal with another γ for each side, and negatives below ``clip`` cost nothing at all, which
-    spares missing labels too. The published code adds 1e-8 inside the logarithm, which is 0 in
-    float16 and stops the gradient of confident mistakes: here nothing is added. It sums over
-    cells, which is reduction="sum".
+    A focal loss with another γ for each side. Negatives below ``clip`` cost nothing at all. The
+    published code adds 1e-8 inside the logarithm: that is 0 in float16, and it stops the gradient
+    of confident mistakes. Here nothing is added. The published code also sums over cells, which is
+    reduction="sum".
 
     Args:
         logits: (N, C), (N, C, d1, …), or (N,) for one class; floating.
@@ -264,8 +276,8 @@ def sigmoid_poly_loss(
 ) -> Tensor:
     """Sigmoid Poly-1: focal with γ, plus ``ε (1 − p_t)^(γ+1)``.
 
-    p_t is p for what is there and 1 − p for what is not. Changes the first coefficient of the
-    expansion in powers of 1 − p_t.
+    p_t is p for what is there and 1 − p for what is not. The loss changes the first coefficient of
+    the expansion in powers of 1 − p_t.
 
     Args:
         logits: (N, C), (N, C, d1, …), or (N,) for one class; floating.
@@ -319,17 +331,17 @@ def hill_loss(
 ) -> Tensor:
     """Hill loss: ``−t (1 − p_m)^γ log p_m + (1 − t)(λ − p) p²`` with p_m = σ(z − margin).
 
-    For data in which labels are missing and were taken for negatives: a negative of which the
-    model is all but sure is taken for a missing label, and pulls less again. Labels that are known
-    to be missing are better marked by ``ignore_index``. The published code takes the logarithm of
-    the sigmoid of a sigmoid; this is the paper's formula.
+    For data whose missing labels were written as negatives. Where the model is almost sure that a
+    negative is there, the label may be missing, and it pulls less. Mark labels that are known to be
+    missing with ``ignore_index`` instead. The published code takes the logarithm of the sigmoid of
+    a sigmoid; this is the paper's formula.
 
     Args:
         logits: (N, C), (N, C, d1, …), or (N,) for one class; floating.
         target: of the logits' shape, as for :func:`bce_with_logits_loss`.
         gamma: γ ≥ 0 of the positives' focal loss.
         margin: taken from the logit of positives.
-        bound: λ ≥ 1 of the negatives; 1.5 turns the slope at p = 1 to nothing.
+        bound: λ ≥ 1 of the negatives; with 1.5 the slope at p = 1 is 0.
         **options: the options of every sigmoid loss, ``sample_weight`` and ``denominator``.
 
     Returns:

@@ -42,9 +42,9 @@ def sigmoid_class_balanced_loss(
 ) -> Tensor:
     """Class-balanced sigmoid loss: binary cross-entropy or focal, weighted per class.
 
-    w_c ∝ (1 − β) / (1 − β^n_c), the effective number of positives, scaled to sum to the number of
-    classes present. A ``weight`` in the options multiplies these. The published code, for one class
-    per sample, puts the weight of the *sample's* class on all its cells: that is
+    w_c ∝ (1 − β) / (1 − β^n_c), scaled so that they sum to the number of classes present; n_c are
+    positives. A ``weight`` in the options multiplies them. The published code is for one class per
+    sample, and gives all cells of a sample the weight of its class: that is
     ``sigmoid_focal_loss(…, sample_weight=w[y])``.
 
     Args:
@@ -105,16 +105,16 @@ def sigmoid_logit_adjusted_loss(
 ) -> Tensor:
     """Logit-adjusted sigmoid loss: binary cross-entropy of ``z_c + τ log(π_c / (1 − π_c))``.
 
-    The binary form of logit adjustment: what the model itself learns is how much more likely than
-    usual a class is. At test time use its raw logits to treat both sides of a class alike; add the
-    adjustment back for probabilities of the training data's mix. With one class this is the bias of
-    the last layer set to the prior's log-odds.
+    The binary form of logit adjustment. The model learns how much more likely than usual a class
+    is. At prediction its raw logits treat both sides of a class alike; add the adjustment to them
+    for probabilities of the training data's mix. With one class, this is a last layer whose bias
+    starts at the prior's log-odds.
 
     Args:
         logits: (N, C), (N, C, d1, …), or (N,) for one class; floating.
         target: of the logits' shape, as for :func:`bce_with_logits_loss`.
-        class_counts: positives per class in training. A class that is never there, or always, is
-            counted as there, or as not there, once: its log-odds would be infinite.
+        class_counts: positives per class in training. A class that is never there is counted as
+            there once, and one that is always there as absent once: their log-odds are infinite.
         total: positions in training, one number, or one per class where labels are missing. None:
             ``class_counts`` knows it, being counted from targets of 0 and 1.
         tau: τ, any finite number; 0 is binary cross-entropy.
@@ -192,10 +192,10 @@ def distribution_balanced_loss(
     """Distribution-balanced loss: re-balanced weights and negatives that pull less.
 
     With r = n_c⁻¹ / Σ_j t_j n_j⁻¹, the weight ŵ = 0.1 + σ(10 (r − 0.2)) and
-    z' = z − (κ/λ) log(N/n_c − 1), a cell costs ``ŵ [t·F(z') + (1 − t)·F(−λ z')/λ]``, F being the
-    focal loss of a logit. ŵ undoes that a sample with several labels is drawn for each of them;
-    λ makes negatives that are right already pull less. ŵ counts in ``mean_over="weight"``. The
-    published code changes the caller's logits in place; this does not.
+    z' = z − (κ/λ) log(N/n_c − 1), a cell costs ``ŵ [t·F(z') + (1 − t)·F(−λ z')/λ]``, where F is the
+    focal loss of a logit. Class-aware sampling draws a sample once for each of its labels; ŵ undoes
+    that. λ makes negatives pull less that are right already. ŵ counts in ``mean_over="weight"``.
+    The published code changes the caller's logits in place; this does not.
 
     Args:
         logits: (N, C), (N, C, d1, …), or (N,) for one class; floating.

@@ -40,9 +40,9 @@ def _cross_entropy() -> Form:
 def cross_entropy_loss(logits: Tensor, target: Tensor, **options: Unpack[CallOptions]) -> Tensor:
     """Cross-entropy: ``−log p_y``.
 
-    The same numbers as ``torch.nn.functional.cross_entropy`` in every combination of its options,
-    without its traps: ignored positions cannot poison a gradient, a mean over nothing is 0, and
-    half precisions are computed and returned in float32.
+    The same numbers as ``torch.nn.functional.cross_entropy``, with every combination of its
+    options, but without its traps: NaN at an ignored position reaches no gradient, a mean over
+    nothing is 0, and half precisions are computed and returned in float32.
 
     Args:
         logits: (N, C), (N, C, d1, …) or (C,), floating.
@@ -103,10 +103,9 @@ def focal_loss(
 ) -> Tensor:
     """Focal loss: ``−(1 − p_y)^γ log p_y``.
 
-    The modulating factor turns down positions that are already right. p is the softmax
-    probability itself: many public versions compute it from the *weighted* cross-entropy, which
-    is another loss as soon as there are weights. A single α for all classes does nothing in a
-    mean; per-class α is ``weight``.
+    The factor makes positions count less that are already right. p is the softmax probability
+    itself. Many public versions compute it from the *weighted* cross-entropy: with weights, that
+    is another loss. One α for all classes does nothing in a mean; one α per class is ``weight``.
 
     Args:
         logits: (N, C), (N, C, d1, …) or (C,), floating.
@@ -148,8 +147,8 @@ def poly_loss(
 ) -> Tensor:
     """Poly-1: ``−log p_y + ε(1 − p_y)``.
 
-    Changes the first coefficient of cross-entropy's expansion in powers of 1 − p. It is not a
-    remedy for imbalance by itself; combine it with ``weight``.
+    It changes the first coefficient of cross-entropy's expansion in powers of 1 − p. By itself it
+    is no remedy for imbalance; combine it with ``weight``.
 
     Args:
         logits: (N, C), (N, C, d1, …) or (C,), floating.
@@ -190,8 +189,8 @@ def generalized_cross_entropy_loss(
 ) -> Tensor:
     """Generalised cross-entropy: ``(1 − p_y^q) / q``.
 
-    Between cross-entropy (q → 0) and the mean absolute error (q = 1): bounded, so wrong labels
-    pull less. A remedy for label noise, not for imbalance.
+    It lies between cross-entropy (q → 0) and the mean absolute error (q = 1). It is bounded, so
+    wrong labels pull less. A remedy for label noise, not for imbalance.
 
     Args:
         logits: (N, C), (N, C, d1, …) or (C,), floating.
@@ -243,17 +242,16 @@ def symmetric_cross_entropy_loss(
 ) -> Tensor:
     """Symmetric cross-entropy: ``−α log p_y − β A (1 − p_y)``.
 
-    α times cross-entropy, and β times the reverse one, ``−Σ_c p_c log t_c``, in which the target is
-    one-hot and the logarithm of its zeros is taken as A. The reverse part is bounded, so wrong
-    labels pull less; the cross-entropy keeps hard classes moving. A remedy for label noise, not for
-    imbalance.
+    The sum of α times cross-entropy and β times reverse cross-entropy, ``−Σ_c p_c log t_c``. In the
+    reverse part the target t is one-hot, and A stands for the logarithm of its zeros. The reverse
+    part is bounded, so wrong labels pull less; cross-entropy keeps hard classes moving. A remedy
+    for label noise, not for imbalance.
 
     Args:
         logits: (N, C), (N, C, d1, …) or (C,), floating.
-        target: class indices or probabilities, as for :func:`cross_entropy_loss`. A distribution,
-            or a smoothed label, costs what labels drawn from it cost on average,
-            ``Σ_c t_c (−α log p_c − β A (1 − p_c))``: the paper's reverse part has no zeros there
-            that A could stand for.
+        target: class indices or probabilities, as for :func:`cross_entropy_loss`. Probabilities,
+            and smoothed labels, cost what labels drawn from them cost on average,
+            ``Σ_c t_c (−α log p_c − β A (1 − p_c))``. The paper has no formula for them.
         alpha: α ≥ 0, the share of cross-entropy. The paper takes 0.1 for CIFAR-10, 6 for CIFAR-100.
         beta: β ≥ 0, the share of the reverse part: 1 for CIFAR-10, 0.1 for CIFAR-100. With α = 1
             and β = 0 it is cross-entropy.

@@ -17,13 +17,13 @@ def _zlpr() -> CellForm:
 def zlpr_loss(logits: Tensor, target: Tensor, **options: Unpack[CellCallOptions]) -> Tensor:
     """Zero-bounded log-sum-exp and pairwise rank loss, per position.
 
-    ``log(1 + Σ_c (1 − t_c) e^z_c) + log(1 + Σ_c t_c e^−z_c)``: every class that is there is to
-    have a logit above 0, every other one below. Only the worst of each side pull, so that many
-    easy negatives do not drown few positives. ``weight`` and ``pos_weight`` multiply the terms
-    inside the logarithms.
+    ``log(1 + Σ_c (1 − t_c) e^z_c) + log(1 + Σ_c t_c e^−z_c)``: it wants the logit of every class
+    that is there above 0, and every other logit below. On each side the worst classes pull most, so
+    that many easy negatives do not drown few positives. ``weight`` and ``pos_weight`` multiply the
+    terms inside the logarithms.
 
-    A position is a whole here: the mean is over positions with a label that is not missing unless
-    ``mean_over`` says otherwise, ``sample_weight`` has one number per position, and
+    A position is a whole here. Unless ``mean_over`` says otherwise, the mean is over the positions
+    with a label that is not missing. ``sample_weight`` has one number per position, and
     reduction="none" gives one loss per position.
 
     Args:
