@@ -1,5 +1,6 @@
 """A head and its loss in one, against the two steps."""
 
+import contextlib
 import copy
 import functools
 from typing import Any
@@ -12,6 +13,7 @@ from region_table import REGIONS
 from table import TABLE
 from table_sigmoid import SIGMOID_TABLE
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import steelyard as sy
 from steelyard.ops import linear_tiles
@@ -127,6 +129,27 @@ def test_nothing_and_a_single_row() -> None:
     )
     none = sy.CrossEntropyLoss(reduction="none")
     assert sy.linear_loss(none, one, weight, target).shape == ()
+
+
+@each_row
+@pytest.mark.parametrize("place", ["meta", "default meta", "fake"])
+def test_tensors_without_numbers(row: Any, place: str) -> None:
+    """For who asks for shapes and memory alone: a model on the meta device, or fake tensors."""
+    for form in row.family.forms:
+        given, loss = row.family.make((8,)).targets[form], row.build()
+        modes = {"meta": contextlib.nullcontext(), "default meta": torch.device("meta")}
+        with modes[place] if place in modes else FakeTensorMode(allow_non_fake_inputs=True):
+            device = torch.device("cpu" if place == "fake" else "meta")
+            inputs = [
+                torch.empty(size, device=device, requires_grad=True) for size in ((8, D), (C, D), C)
+            ]
+            target = torch.empty_like(given, device=device)
+            value = sy.linear_loss(
+                loss.to(device), inputs[0], inputs[1], target, bias=inputs[2], denominator=3.0
+            )
+            assert (value.shape, value.device) == ((), device)
+            found = torch.autograd.grad(value, inputs)
+        assert [each.shape for each in found] == [each.shape for each in inputs]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

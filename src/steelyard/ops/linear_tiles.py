@@ -1,11 +1,13 @@
 """The tiles of a head and its loss: logits that live no longer than their part of the gradients."""
 
+import contextlib
 from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.amp import is_autocast_available
 
 from steelyard.ops import dispatch
 from steelyard.ops.cpu import tiles
@@ -41,7 +43,12 @@ class Head(NamedTuple):
     def logits_dtype(self) -> torch.dtype:
         """Of the logits: that of the features, or autocast's."""
         device = self.features.device.type
-        if self.features.dtype is not torch.float64 and torch.is_autocast_enabled(device):
+        # There is none for the meta device, and to ask if it is enabled is an error.
+        if (
+            self.features.dtype is not torch.float64
+            and is_autocast_available(device)
+            and torch.is_autocast_enabled(device)
+        ):
             return torch.get_autocast_dtype(device)
         return self.features.dtype
 
@@ -180,7 +187,9 @@ def _walk(
         upstream: times which each loss counts there, one number per loss; or None for 1.
     """
     tile = _Tile(head, problem) if in_cache(head, problem) else _AnyTile(head, engine)
-    with torch.autocast(head.features.device.type, enabled=False):
+    device = head.features.device.type
+    plain = torch.autocast(device, enabled=False) if is_autocast_available(device) else None
+    with plain or contextlib.nullcontext():
         for rows in _slices(head.features.shape[0], rows_of_tile(head, problem)):
             own = None if upstream is None else upstream[rows]
             gradient = yield from tile(rows, _at(problem, rows), own, gradients is not None)
