@@ -12,7 +12,7 @@ from torch import Tensor
 
 import steelyard as sy
 from benchmarks.__main__ import machine
-from benchmarks.measure import peak_bytes, seconds
+from benchmarks.measure import peak_bytes, seconds, seconds_and_peak
 
 SHAPES = ("4096x256x32000", "8192x512x8192", "2048x1024x128000")
 
@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="peers whose name contains this")
     parser.add_argument("--seconds", type=float, default=30.0, help="per size")
     parser.add_argument("--rounds", type=int, default=3, help="at least so many")
+    parser.add_argument("--once", action="store_true", help="one call of each")
     asked = parser.parse_args()
     print(machine("cpu"), "\n")
     print(
@@ -52,17 +53,21 @@ def main() -> None:
             for name, loss in peers(features, weight, target, class_weight).items()
             if asked.only in name or name == TWO_STEPS
         }
-        checked(peers(features, weight, target, class_weight))
-        times = seconds(calls, asked.seconds, at_least=asked.rounds)
+        some = slice(64) if asked.once else slice(n)
+        checked(peers(features[some], weight, target[some], class_weight))
+        if asked.once:
+            found = {name: seconds_and_peak(each, forget) for name, each in calls.items()}
+        else:
+            times = seconds(calls, asked.seconds, at_least=asked.rounds)
+            found = {name: (each, peak_bytes(calls[name], forget)) for name, each in times.items()}
         gradients = 4 * (features.numel() + weight.numel())
         print(f"| **{text.replace('x', '×')}** | | | | |")
-        for name, each in times.items():
-            beyond = peak_bytes(calls[name], forget)
+        for name, (each, beyond) in found.items():
             memory = ["–", "–"]
             if beyond is not None:
                 extra = max(0, beyond - gradients)
                 memory = [f"{extra / 2**20:.0f}", f"{extra / (4 * n * c):.3f}"]
-            ratio = each / times[TWO_STEPS]
+            ratio = each / found[TWO_STEPS][0]
             print(f"| {name} | {each:.2f} | {ratio:.2f} | {memory[0]} | {memory[1]} |", flush=True)
 
 

@@ -26,43 +26,49 @@ def seconds(
     repeats = {}
     for name, call in calls.items():
         call()
-        start = time.perf_counter()
-        call()
-        repeats[name] = max(1, min(200, int(0.01 / (time.perf_counter() - start))))
+        repeats[name] = max(1, min(200, int(0.01 / _seconds(call))))
     found: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + budget
     while time.perf_counter() < end or len(next(iter(found.values()))) < at_least:
         shuffler.shuffle(order)
         for name in order:
-            call = calls[name]
-            _wait()
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            _wait()
-            found[name].append((time.perf_counter() - start) / repeats[name])
+            found[name].append(_seconds(calls[name], repeats[name]))
     return {name: statistics.median(times) for name, times in found.items()}
 
 
 def peak_bytes(call: Callable[[], object], forget: Callable[[], None]) -> int | None:
-    """How far memory rises during one call, as the kernel or the CUDA allocator saw it."""
+    """How far memory rises during a second call, as the kernel or the CUDA allocator saw it."""
     call()
+    return seconds_and_peak(call, forget)[1]
+
+
+def seconds_and_peak(
+    call: Callable[[], object], forget: Callable[[], None]
+) -> tuple[float, int | None]:
+    """The time of one call, and how far memory rises during it."""
     forget()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        return _seconds(call), torch.cuda.max_memory_allocated() - before
     if not CLEAR.exists():
-        return None
+        return _seconds(call), None
     ctypes.CDLL(None).malloc_trim(0)  # what is free but kept would hide what the call takes
     CLEAR.write_text("5")  # the high-water mark starts anew
     before = _status("VmRSS")
-    call()
-    return max(0, _status("VmHWM") - before)
+    return _seconds(call), max(0, _status("VmHWM") - before)
+
+
+def _seconds(call: Callable[[], object], times: int = 1) -> float:
+    """The time of each of some calls in a row."""
+    _wait()
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    _wait()
+    return (time.perf_counter() - start) / times
 
 
 def _status(key: str) -> int:

@@ -46,6 +46,10 @@ def _found(path: str) -> Callable[..., Any] | None:
 _torch = {name: _found(path) for name, path in _USED.items()}
 
 
+# What only makes things faster: where it is not, nothing is lacking.
+_onednn_linear = _found("ops.mkldnn._linear_pointwise.default")
+
+
 def lacking() -> str | None:
     """The first of these that this torch has not; None where it has all."""
     if None not in _torch.values():
@@ -126,6 +130,19 @@ def log_softmax_backward(by_log_p: Tensor, log_p: Tensor) -> Tensor:
 def sigmoid_backward_(gradient: Tensor, p: Tensor) -> None:
     """Put ``gradient · p · (1 − p)`` in the place of p."""
     _call("sigmoid backward", gradient, p, grad_input=p)
+
+
+def has_onednn_linear() -> bool:
+    """Whether torch can call oneDNN for ``F.linear`` in float32, where it calls MKL by itself."""
+    return _onednn_linear is not None
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear`` by oneDNN, without autograd; the weight or its transpose is contiguous."""
+    assert _onednn_linear is not None
+    # The rest names a function of the result: none.
+    result: Tensor = _onednn_linear(x, weight, bias, "none", [], "")
+    return result
 
 
 def _call(name: str, *args: Any, **kwargs: Any) -> Any:

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.amp import is_autocast_available
 
 from steelyard.ops import dispatch
-from steelyard.ops.cpu import tiles
+from steelyard.ops.cpu import products, tiles
 from steelyard.ops.cpu.walk import Arithmetic, Room
 from steelyard.ops.problem import Problem, Reduction, compute_dtype
 
 # A tile's logits: enough rows for the matrix products to be quick, and else what the cache holds.
 ROWS, ELEMENTS = 1024, 2**21
 # What a tile takes at the most. On an accelerator it has to keep the whole device busy.
-BYTES, BYTES_OF_ACCELERATOR = 56 * 2**20, 512 * 2**20
+BYTES, BYTES_OF_ACCELERATOR = 52 * 2**20, 512 * 2**20
 
 
 class Head(NamedTuple):
@@ -91,15 +91,9 @@ class Gradients:
         if self.bias is not None:
             self.bias += gradient.sum(0, dtype=self.bias.dtype)
         if self.features is not None:
-            if self.features.dtype == x.dtype:
-                torch.mm(gradient, self.cast.weight, out=self.features[rows])
-            else:
-                self.features[rows] = gradient @ self.cast.weight
+            products.by_features(gradient, self.cast.weight, self.features[rows])
         if self.weight is not None:
-            if self.weight.dtype == x.dtype:
-                self.weight.addmm_(gradient.T, x)
-            else:
-                self.weight += gradient.T @ x
+            products.add_by_weight(gradient, x, self.weight)
 
     @property
     def parts(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -223,7 +217,8 @@ def bytes_of_tile(head: Head, problem: Problem) -> int:
         return 4 * rows * classes * wide
     arithmetic = tiles.FAMILIES[type(problem)](problem)
     part = _rows_of_part(arithmetic, rows, classes) * (1 + arithmetic.scratch)
-    return classes * (rows * head.logits_dtype.itemsize + part * wide)
+    blocks = products.bytes_of_blocks(head.features[:rows], head.weight)
+    return classes * (rows * head.logits_dtype.itemsize + part * wide) + blocks
 
 
 def _rows_of_part(arithmetic: Arithmetic, rows: int, classes: int) -> int:
@@ -251,10 +246,7 @@ class _Tile:
         features, weight, bias = self.head
         x = features[rows]
         logits = self.logits[: len(x)]
-        if bias is None:
-            torch.mm(x, weight.T, out=logits)
-        else:
-            torch.addmm(bias, x, weight.T, out=logits)
+        products.linear(x, weight, bias, logits)
         for some in _slices(len(x), self.rows):
             gradient, *scratch = self.room[:, : some.stop - some.start]
             factor = None
