@@ -25,7 +25,9 @@ NOT_STACKED = {"SymmetricCrossEntropyLoss"}  # its tail branches on its two para
 def test_every_public_loss_is_a_candidate():
     public = {name for name in sy.losses.__all__ if name.endswith("Loss")}
     softmax = {name for name in public if issubclass(getattr(sy, name), sy.SoftmaxLoss)}
-    assert {item.loss for item in CANDIDATES} == softmax - {"SoftmaxLoss"} - NOT_STACKED
+    assert {item.loss for item in CANDIDATES} == softmax - {"SoftmaxLoss"} - NOT_STACKED, (
+        "a Candidate in compare/candidates.py, or a name in NOT_STACKED and in docs/compare.md"
+    )
 
 
 def test_every_candidate_gets_the_same_budget():

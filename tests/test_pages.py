@@ -43,7 +43,8 @@ def test_the_readme_lists_every_loss():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_readme_has_the_arguments_and_defaults_of_each_loss(name):
-    row = next(row for row in rows_of_losses() if row[0] == f"`{name}`")
+    row = next((row for row in rows_of_losses() if row[0] == f"`{name}`"), None)
+    assert row is not None, f"a row for {name} in the README's table of losses"
     listed = dict(re.findall(r"`(\w+)(?:=([\w.\"-]+))?`", row[2] if len(row) > 2 else ""))
     keywords = getattr(LOSSES[name], "keywords", None)  # a sum of losses has none
     own = {
@@ -90,9 +91,12 @@ def test_the_readme_cites_the_paper_of_each_docstring():
         if function := re.match(r":func:`(\w+)`", described.__doc__):
             described = getattr(sy, function.group(1))
         _, _, reference = described.__doc__.partition("Reference:")
-        documented = re.findall(r"arXiv:(\d+\.\d+)", reference)
+        documented = [
+            f"https://arxiv.org/abs/{number}" if kind == "arXiv" else f"https://doi.org/{number}"
+            for kind, number in re.findall(r"(arXiv|doi):(\d[\w./-]*[\w])", reference)
+        ]
         cited = [links[key] for key in re.findall(r"\[(.+?)\]", " ".join(cells)) if key in links]
-        assert cited == [f"https://arxiv.org/abs/{number}" for number in documented]
+        assert cited == documented, f"{name}: the README's links beside those of its docstring"
 
 
 def test_the_readme_shows_the_default_study():

@@ -87,7 +87,8 @@ def test_digits_of_what_is_all_but_right(row: SigmoidRow) -> None:
             differs = row.module in (sy.AsymmetricLoss, sy.HillLoss)
             rest = torch.finfo(torch.float32).eps * differs
             error = (found - true).abs() - rest
-            assert (error[sized] <= 3e-5 * true.abs()[sized]).all()
+            lost = sized & (error > 3e-5 * true.abs())
+            assert not lost.any(), f"digits are lost at the logits {logits[lost].unique().tolist()}"
 
 
 def test_a_change_of_the_gradient_does_not_come_back() -> None:

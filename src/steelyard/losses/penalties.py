@@ -65,7 +65,7 @@ def _focal_poly(
 
 def _shifted_value(log_p: Tensor, parameters: tuple[float, float]) -> Tensor:
     gamma, clip = parameters
-    miss = (-torch.expm1(log_p) - clip).relu()
+    miss = (tails.missed(log_p) - clip).relu()
     # 1 − miss is p + clip, which keeps its digits where miss is nearly 1.
     near = torch.log1p(-miss.clamp(max=0.5))
     value = -torch.where(miss < 0.5, near, (log_p.exp() + clip).log())
@@ -105,7 +105,7 @@ def _whole_power_(miss: Tensor, gamma: float) -> Tensor:
 
 
 def _hill_value(log_p: Tensor, bound: float) -> Tensor:
-    miss = -torch.expm1(log_p)
+    miss = tails.missed(log_p)
     return (bound - miss) * miss.square()
 
 

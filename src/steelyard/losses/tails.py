@@ -45,6 +45,14 @@ def _focal(log_p: Tensor, gamma: float | Tensor) -> tuple[Tensor, Tensor | float
     return (log_p * power).neg_(), ratio.mul_(-gamma).add_(1).mul_(power)
 
 
+def missed(log_p: Tensor) -> Tensor:
+    """``1 − p``, with all digits at both ends, and so its derivative.
+
+    Autograd takes that of expm1 as the result and 1 more, which is 0 where p is lost beside 1.
+    """
+    return torch.where(log_p > -0.7, -torch.expm1(log_p), 1 - log_p.exp())
+
+
 def one_minus(log_p: Tensor) -> Tensor:
     """``1 − p`` without cancellation, but never 0, which no power or quotient would bear."""
     return (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
@@ -59,7 +67,7 @@ def _poly(log_p: Tensor, epsilon: float | Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _generalized_value(log_p: Tensor, q: float | Tensor) -> Tensor:
-    return -torch.expm1(q * log_p) / q
+    return missed(q * log_p) / q
 
 
 def _generalized(log_p: Tensor, q: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -69,13 +77,16 @@ def _generalized(log_p: Tensor, q: float | Tensor) -> tuple[Tensor, Tensor]:
 
 def _symmetric_value(log_p: Tensor, parameters: tuple[float, float]) -> Tensor:
     alpha, reverse = parameters
-    missed = -reverse * torch.expm1(log_p)
-    return missed if alpha == 0 else missed - alpha * log_p  # 0 times an infinite log p is 0
+    value = reverse * missed(log_p)
+    return value if alpha == 0 else value - alpha * log_p  # 0 times an infinite log p is 0
 
 
 def _symmetric(log_p: Tensor, parameters: tuple[float, float]) -> tuple[Tensor, Tensor]:
     alpha, reverse = parameters
-    return _symmetric_value(log_p, parameters), log_p.exp().mul_(reverse).add_(alpha)
+    value = torch.expm1(log_p).mul_(-reverse)
+    if alpha != 0:
+        value.sub_(log_p, alpha=alpha)
+    return value, log_p.exp().mul_(reverse).add_(alpha)
 
 
 cross_entropy = CROSS_ENTROPY
