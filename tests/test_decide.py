@@ -11,6 +11,7 @@ from sklearn import metrics as sk
 
 import steelyard as sy
 from steelyard import metrics
+from steelyard.decide import SCORES
 
 BY_SCIKIT_LEARN = {
     "f1": lambda y, y_hat: sk.f1_score(y, y_hat, zero_division=0),
@@ -134,10 +135,20 @@ def test_where_there_are_too_many_to_try_they_lie_evenly(monkeypatch):
     rate = metrics.balanced_accuracy
     exact = scored(logits, sy.tune_biases(logits, labels), labels, rate)
     room = importlib.import_module("steelyard.decide")
-    monkeypatch.setattr(room, "_CELLS", 9 * 40)  # forty thresholds of two thousand
+    monkeypatch.setattr(room, "_CELLS", 6 * 40)  # forty thresholds of two thousand
     coarse = scored(logits, sy.tune_biases(logits, labels), labels, rate)
     assert scored(logits, torch.zeros(3), labels, rate) < coarse <= exact + 0.01
     assert coarse >= exact - 0.02
+
+
+@pytest.mark.parametrize("name", sorted(SCORES))
+def test_a_score_by_name_is_found_as_its_function_is(name):
+    """By name counts of C numbers are compared, by a function whole matrices."""
+    logits, labels = problem(2, rows=200, classes=3)
+    logits[::7, 2] = -torch.inf
+    found = sy.tune_biases(logits, labels, name)
+    assert torch.equal(found, sy.tune_biases(logits, labels, lambda cells: SCORES[name](cells)))
+    assert found.count_nonzero()
 
 
 def test_a_cost_is_a_score_too():

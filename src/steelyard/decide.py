@@ -5,16 +5,19 @@ on the training rows a model is too sure of itself, and on test rows the score i
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from steelyard import metrics
+from steelyard.metrics.confusion import Tally, tally
 
 __all__ = ["decide", "fit_temperature", "tune_biases", "tune_threshold"]
 
 # From confusion matrices (…, C, C), rows are the true classes, to scores (…); higher is better.
-Score = Callable[[Tensor], Tensor]
+Score = Callable[[Any], Tensor]
+# Those by name read no more of a matrix than its tally.
 SCORES: dict[str, Score] = {
     "accuracy": metrics.accuracy,
     "balanced_accuracy": metrics.balanced_accuracy,
@@ -24,7 +27,7 @@ SCORES: dict[str, Score] = {
     "matthews": metrics.matthews,
     "worst_class_recall": metrics.worst_class_recall,
 }
-_CELLS = 2**22  # of the confusion matrices that one search may compare: 32 MB
+_CELLS = 2**22  # numbers of the counts that one search may compare: 32 MB
 _SWEEPS = 100  # more than any search took; each sweep must raise the score
 _COLDEST, _HOTTEST = 1e-3, 1e3
 _HALVINGS = 80  # from there to neighbouring numbers
@@ -144,7 +147,8 @@ def tune_biases(
     One class after the other gets the bias that is best while those of the others stay, found
     among all that decide differently, until no class gains any more (coordinate ascent). For two
     classes that is the best threshold; for more it is a peak from which no single bias leads up.
-    Beyond N · C² of four million, so many of them are tried, each as many rows apart.
+    Beyond N · 2C of four million (N · C² for a function as score), so many of them are tried, each
+    as many rows apart.
 
     Args:
         logits: (N, C) or (N, C, d1, …), of validation rows.
@@ -265,13 +269,14 @@ def _named(score: str | Score) -> Score:
     return SCORES[score]
 
 
-def _scores(score: Score, confusions: Tensor) -> Tensor:
-    """Scores of confusion matrices (K, C, C), −inf where one is undefined."""
-    values = score(confusions).double()
-    if values.shape != confusions.shape[:1]:
+def _scores(score: Score, counts: Tensor | Tally) -> Tensor:
+    """Scores of confusion matrices (K, C, C) or their tallies, −inf where one is undefined."""
+    values = score(counts).double()
+    shape = counts.there.shape if isinstance(counts, Tally) else counts.shape
+    if values.shape != shape[:1]:
         raise ValueError(
             f"the score gave {tuple(values.shape)} for confusion matrices "
-            f"{tuple(confusions.shape)}; expected one number for each"
+            f"{tuple(shape)}; expected one number for each"
         )
     if values.isnan().all():
         raise ValueError("the score is undefined whatever is decided: are there rows to score?")
@@ -331,27 +336,22 @@ def _line_search(
     height, other = rivals.max(1)
     margin = height - rows[:, c]  # class c is decided for where its bias exceeds this
     always, never = margin == -torch.inf, margin == torch.inf
-    guess = torch.where(always, c, other)
-    confusion = metrics.confusion_matrix(guess, target, classes).flatten()
+    confusion = metrics.confusion_matrix(torch.where(always, c, other), target, classes)
     free = ~(always | never)
     margin, order = margin[free].sort()
-    truth, other = target[free][order] * classes, other[free][order]
+    truth, other = target[free][order], other[free][order]
     if not len(margin):
-        return float(biases[c]), float(_scores(score, confusion.view(1, classes, classes)))
+        return float(biases[c]), float(_scores(score, confusion[None]))
     last = torch.ones_like(margin, dtype=torch.bool)
     last[:-1] = margin[1:] != margin[:-1]
     ends = last.nonzero()[:, 0]  # of each run of equal margins
-    most = max(1, _CELLS // classes**2)
+    most = max(1, _CELLS // (2 * classes if _reads_tallies(score) else classes**2))
     if len(ends) > most:
         ends = ends[torch.linspace(0, len(ends) - 1, most).long()]
-    # Matrix k is the one of a bias above the margins up to the end k − 1: rows have moved to c.
-    step = torch.bucketize(torch.arange(len(margin)), ends) + 1
-    inside = step <= len(ends)
-    moves = confusion.new_zeros(len(ends) + 1, classes**2)
-    one = torch.ones_like(step[inside])
-    moves.index_put_((step[inside], truth[inside] + c), one, accumulate=True)
-    moves.index_put_((step[inside], (truth + other)[inside]), -one, accumulate=True)
-    found = _scores(score, (confusion + moves.cumsum(0)).view(-1, classes, classes))
+    # Score k is of a bias above the margins up to the end k − 1: those rows have moved to c.
+    moved = slice(0, int(ends[-1]) + 1)
+    step = torch.bucketize(torch.arange(moved.stop), ends) + 1
+    found = _scores_of_moves(confusion, truth[moved], other[moved], c, step, score)
     # A bias below all margins, halfway to the next one, or above all.
     upper = torch.cat([margin, margin[-1:] + 2])[ends + 1]
     choices = torch.cat([margin[:1] - 1, (margin[ends] + upper) / 2])
@@ -361,3 +361,45 @@ def _line_search(
     best = (found == found.max()).nonzero()[:, 0]
     nearest = best[(choices[best] - biases[c]).abs().argmin()]
     return float(choices[nearest]), float(found[nearest])
+
+
+def _reads_tallies(score: Score) -> bool:
+    return any(score is known for known in SCORES.values())
+
+
+def _scores_of_moves(
+    confusion: Tensor, truth: Tensor, other: Tensor, c: int, step: Tensor, score: Score
+) -> Tensor:
+    """Scores (K + 1,) while rows move to class c, from before the first step to after the last.
+
+    Args:
+        confusion: (C, C) before any of them has moved.
+        truth: (M,) their classes.
+        other: (M,) what is decided for them before.
+        c: what is decided for them afterwards.
+        step: (M,) when each moves, rising from 1 to K.
+        score: to be worked out.
+    """
+    leave, arrive = -torch.ones_like(step), torch.ones_like(step)
+
+    def counted(start: Tensor, left: Tensor, reached: Tensor, less: Tensor, more: Tensor) -> Tensor:
+        """Counts (K + 1, …) of places (M,), from those at the start."""
+        moves = start.new_zeros(int(step[-1]) + 1, len(start))
+        place, change = torch.cat([left, reached]), torch.cat([less, more]).to(start)
+        moves.index_put_((step.repeat(2), place), change, accumulate=True)
+        return start + moves.cumsum(0)
+
+    if _reads_tallies(score):
+        before, to_c = tally(confusion), torch.full_like(other, c)
+        right, found = leave * (truth == other), arrive * (truth == c)
+        return _scores(
+            score,
+            Tally(
+                counted(before.found, other, to_c, right, found),
+                before.there.expand(int(step[-1]) + 1, -1),
+                counted(before.predicted, other, to_c, leave, arrive),
+            ),
+        )
+    row = truth * len(confusion)
+    cells = counted(confusion.flatten(), row + other, row + c, leave, arrive)
+    return _scores(score, cells.view(-1, *confusion.shape))

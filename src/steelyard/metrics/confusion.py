@@ -4,6 +4,7 @@ A confusion matrix is (…, C, C); rows are the true classes.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,57 +23,85 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Te
     return counts.reshape(*batch, num_classes, num_classes)
 
 
-def recall(confusion: Tensor) -> Tensor:
+class Tally(NamedTuple):
+    """All that scores other than costs read of a confusion matrix; each is (…, C).
+
+    Whoever compares many decisions of many classes hands them this instead: C numbers are fewer
+    than C².
+
+    Attributes:
+        found: rows of each class that were decided for it.
+        there: rows of each class.
+        predicted: decisions for each class.
+    """
+
+    found: Tensor
+    there: Tensor
+    predicted: Tensor
+
+
+def tally(confusion: Tensor | Tally) -> Tally:
+    """The three counts, float64, of a confusion matrix (…, C, C)."""
+    if isinstance(confusion, Tally):
+        return confusion
+    found = confusion.diagonal(dim1=-2, dim2=-1)
+    return Tally(found.double(), confusion.sum(-1).double(), confusion.sum(-2).double())
+
+
+def recall(confusion: Tensor | Tally) -> Tensor:
     """Per class (…, C), from a confusion matrix (…, C, C); NaN for a class without rows."""
-    return _hits(confusion) / confusion.sum(-1).double()
+    found, there, _ = tally(confusion)
+    return found / there
 
 
-def precision(confusion: Tensor) -> Tensor:
+def precision(confusion: Tensor | Tally) -> Tensor:
     """Per class (…, C), from a confusion matrix (…, C, C); NaN for a class never predicted."""
-    return _hits(confusion) / confusion.sum(-2).double()
+    found, _, predicted = tally(confusion)
+    return found / predicted
 
 
-def accuracy(confusion: Tensor) -> Tensor:
+def accuracy(confusion: Tensor | Tally) -> Tensor:
     """Share of rows predicted right (…), from a confusion matrix (…, C, C)."""
-    return _hits(confusion).sum(-1) / confusion.sum((-2, -1)).double()
+    found, there, _ = tally(confusion)
+    return found.sum(-1) / there.sum(-1)
 
 
-def balanced_accuracy(confusion: Tensor) -> Tensor:
+def balanced_accuracy(confusion: Tensor | Tally) -> Tensor:
     """Mean recall (…) of the classes that occur, from a confusion matrix (…, C, C)."""
     return recall(confusion).nanmean(-1)
 
 
-def macro_f1(confusion: Tensor) -> Tensor:
+def macro_f1(confusion: Tensor | Tally) -> Tensor:
     """Mean F1 (…) of the classes that occur or are predicted, from a confusion matrix (…, C, C)."""
-    return (2 * _hits(confusion) / (confusion.sum(-1) + confusion.sum(-2)).double()).nanmean(-1)
+    found, there, predicted = tally(confusion)
+    return (2 * found / (there + predicted)).nanmean(-1)
 
 
-def worst_class_recall(confusion: Tensor) -> Tensor:
+def worst_class_recall(confusion: Tensor | Tally) -> Tensor:
     """Smallest recall (…) of a class that occurs, from a confusion matrix (…, C, C)."""
     return recall(confusion).nanquantile(0.0, dim=-1)
 
 
-def geometric_mean(confusion: Tensor) -> Tensor:
+def geometric_mean(confusion: Tensor | Tally) -> Tensor:
     """Geometric mean (…) of the recalls of the classes that occur, from (…, C, C)."""
     return recall(confusion).log().nanmean(-1).exp()
 
 
-def f1(confusion: Tensor, positive: int = 1) -> Tensor:
+def f1(confusion: Tensor | Tally, positive: int = 1) -> Tensor:
     """2TP / (2TP + FP + FN) of one class (…); NaN where it neither occurs nor is predicted."""
-    found = _hits(confusion)[..., positive]
-    rows = confusion[..., positive, :].sum(-1) + confusion[..., positive].sum(-1)
-    return 2 * found / rows.double()
+    found, there, predicted = (part[..., positive] for part in tally(confusion))
+    return 2 * found / (there + predicted)
 
 
-def matthews(confusion: Tensor) -> Tensor:
+def matthews(confusion: Tensor | Tally) -> Tensor:
     """Matthews' correlation of decision and truth (…), for any number of classes.
 
     0 where all rows have one class or one decision, as in scikit-learn.
     """
-    rows, columns = confusion.sum(-1).double(), confusion.sum(-2).double()
-    total = rows.sum(-1)
-    covariance = _hits(confusion).sum(-1) * total - (rows * columns).sum(-1)
-    spread = (total**2 - (rows**2).sum(-1)) * (total**2 - (columns**2).sum(-1))
+    found, there, predicted = tally(confusion)
+    total = there.sum(-1)
+    covariance = found.sum(-1) * total - (there * predicted).sum(-1)
+    spread = (total**2 - (there**2).sum(-1)) * (total**2 - (predicted**2).sum(-1))
     return torch.where(spread > 0, covariance / spread.clamp_min(1).sqrt(), 0.0)
 
 
@@ -84,7 +113,3 @@ def mean_cost(confusion: Tensor, costs: Tensor | Sequence[Sequence[float]]) -> T
     total = confusion.sum((-2, -1)).double()
     matrix = torch.as_tensor(costs, dtype=torch.float64, device=confusion.device)
     return (confusion * matrix).sum((-2, -1)) / total
-
-
-def _hits(confusion: Tensor) -> Tensor:
-    return confusion.diagonal(dim1=-2, dim2=-1).double()
