@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -161,6 +162,9 @@ def _study(
             f"classes has {len(classes)} names and there are {training.targets.classes} classes"
         )
     if training.targets.kind != "classes":
+        if losses is None:
+            methods = tuple(method for method in methods if not method.per_row)
+            plan = replace(plan, losses=tuple(method.name for method in methods))
         _refuse_without_classes(methods, training.targets)
     problem = Problem(
         loop,
@@ -250,7 +254,7 @@ def _parts(
 
 def _refuse_without_classes(methods: Sequence[Any], targets: Targets) -> None:
     for method in methods:
-        if method.sampling == "balanced" or method.rider in ("normalised", "head-only"):
+        if method.per_row:
             raise StudyError(f"{method.name} needs one class per row, and these are {targets.kind}")
 
 

@@ -18,9 +18,10 @@ from steelyard.compare.training.kept import TrialStore
 from steelyard.compare.training.methods import Method
 from steelyard.compare.training.plan import Plan, Run, draw_options
 from steelyard.compare.training.problem import Problem, Split
-from steelyard.compare.training.riders import ridden
+from steelyard.compare.training.riders import ridden, wide
 from steelyard.compare.training.statistics import SCORES, score
 from steelyard.compare.training.work import selecting_score
+from steelyard.decide import tune_biases
 
 DENSE_TITLES = {
     "balanced_accuracy": "mean recall",
@@ -110,12 +111,14 @@ class Judge:
 
         def said(part: Any, draw: int) -> Predictions:
             kept = self.store.predictions(base, part)
-            return ridden(method, draws[draw], draw, kept, counts, outcome.head)
+            return ridden(method, draws[draw], draw, kept, counts, outcome.head, biases)
 
         draws = [
             shared | {name: options[name] for name in own}
             for options in draw_options(self.plan, method, self.plan.first_seed)
         ]
+        draws = draws if own else draws[:1]  # without any of its own all are alike
+        biases = self._biases(base, split) if method.rider == "tuned" else None
         tuning = seed in self.plan.tuning_seeds
         wanted = range(len(draws)) if tuning else [self._ridden[method.name]]
         scores = {
@@ -134,6 +137,14 @@ class Judge:
             return self._failed(method, seed, trials)
         run = Run(method.name, seed, chosen, draws[chosen])
         return self._scored(method, seed, trials, run, said("test", chosen), curve=False)
+
+    def _biases(self, base: Run, split: Split) -> torch.Tensor:
+        """(C,) of the decision that scores best on a seed's validation rows."""
+        logits = self.store.predictions(base, "validation").logits
+        labels = self.problem.labels(self.problem.validating, split.validation)
+        assert logits is not None
+        assert labels is not None
+        return tune_biases(wide(logits), torch.from_numpy(labels), self.plan.select)
 
     def _trial(self, run: Run) -> Trial:
         outcome = self.course.outcomes[run.key]
@@ -215,7 +226,7 @@ def _scores(
     found: TestRows
     if test.logits is not None:
         assert labels is not None
-        logits = torch.from_numpy(test.logits.astype(np.float32))
+        logits = wide(test.logits)
         found = score_predictions(Decided(logits), torch.from_numpy(labels), counts)
     else:
         matrix = test.matrix(None)

@@ -18,7 +18,7 @@ from steelyard.compare.candidates import CANDIDATES
 from steelyard.compare.study import Candidate, Range, StudyError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-Rider = Literal["adjusted", "normalised", "head-only"]
+Rider = Literal["adjusted", "tuned", "normalised", "head-only"]
 HEAD_ONLY = "-head-only"
 
 
@@ -57,6 +57,11 @@ class Method:
         return "linear" if self.candidate is None else self.candidate.head
 
     @property
+    def per_row(self) -> bool:
+        """Whether it needs one class per row, where masks and sequences have many."""
+        return self.sampling == "balanced" or self.rider in ("tuned", "normalised", "head-only")
+
+    @property
     def beginning(self) -> tuple[Any, ...]:
         """What decides the training before the deferral: methods with one beginning share it."""
         early = "plain" if self.deferred else self.sampling
@@ -67,13 +72,14 @@ class Method:
 
 
 def _library(item: Candidate) -> Method:
+    moved: Rider = "tuned" if item.tuned else "adjusted"
     return Method(
         item.name,
         item.title,
         item,
         sampling="balanced" if item.sampling == "balanced" else "plain",
         deferred=item.deferred,
-        rider="adjusted" if item.post_hoc else None,
+        rider=moved if item.post_hoc else None,
     )
 
 
@@ -94,12 +100,10 @@ _WITHOUT_HEADS = {
 def _all() -> dict[str, Method]:
     """Every method by name, from the simplest to the most elaborate."""
     # Points between two rows are for numbers, not for images and text; costs are for tables.
-    items = [
-        item for item in CANDIDATES if not (item.tuned or item.by_costs or item.sampling == "smote")
-    ]
+    items = [item for item in CANDIDATES if not (item.by_costs or item.sampling == "smote")]
     library = [_library(item) for item in items]
-    cheap, rest = library[:3], library[3:]  # cross-entropy, post-hoc, weighted
-    whole = [*cheap[:2], _METHODS[0], cheap[2], *_METHODS[1:], *rest]
+    cheap, rest = library[:4], library[4:]  # cross-entropy, post-hoc, tuned, weighted
+    whole = [*cheap[:3], _METHODS[0], cheap[3], *_METHODS[1:], *rest]
     heads = [
         replace(
             method,
@@ -113,12 +117,19 @@ def _all() -> dict[str, Method]:
         and not method.deferred
         and (method.head == "linear" or method.name == "ldam")
     ]
-    return {method.name: method for method in [*whole[:2], *whole[2:], *heads]}
+    return {method.name: method for method in [*whole, *heads]}
 
 
 METHODS = _all()
 ALWAYS = (BASELINE, "post-hoc", "weighted-cross-entropy")
-DEFAULT = (*ALWAYS, "deferred-weighted", "balanced-softmax", "logit-adjusted", "focal")
+DEFAULT = (
+    *ALWAYS,
+    "tuned-decision",
+    "deferred-weighted",
+    "balanced-softmax",
+    "logit-adjusted",
+    "focal",
+)
 DEFAULT_WITH_HEAD = (*DEFAULT, "tau-normalised", "ldam-drw")
 
 

@@ -5,8 +5,8 @@ As of tables (see `steelyard.compare.results`), and beside that:
     kind         "networks"
     data         unit (what is tested: rows, images, groups), units (of each split), targets
                  ("classes", "masks" or "tokens"), test ("fixed" or "carved")
-    candidates   rider ("adjusted", "normalised", "head-only" or null), sampling; of masks and
-                 sequences also iou and dice, per class mean, low, high; without many classes
+    candidates   rider ("adjusted", "tuned", "normalised", "head-only" or null), sampling; of masks
+                 and sequences also iou and dice, per class mean, low, high; without many classes
                  confusion
     comparisons  detectable: the difference that four of five such studies would find
     times        trainings: mean seconds of one training by candidate
@@ -77,7 +77,7 @@ def assemble(
     every_row_counts = problem.kind == "classes" and plan.ignore_index == Plan.ignore_index
     ignored = None if every_row_counts else plan.ignore_index
     entries = [
-        _entry(method, judged[method.name], shown, evidence, recall_variance, ignored)
+        _entry(method, judged[method.name], shown, evidence, recall_variance, plan.select, ignored)
         for method in problem.methods
     ]
     comparisons = {name: compare(evidence[name], BASELINE) for name in compared}
@@ -174,6 +174,7 @@ def _entry(
     shown: Mapping[str, str],
     evidence: Mapping[str, Evidence],
     recall_variance: Mapping[str, np.ndarray] | None,
+    select: str,
     ignore_index: int | None,
 ) -> dict[str, Any]:
     cells = [one.cell for one in row]
@@ -201,13 +202,13 @@ def _entry(
         "loss": "your own" if kind is None else kind.loss,
         "head": method.head,
         "deferred": method.deferred,
-        "post_hoc": method.rider in ("adjusted", "normalised"),
+        "post_hoc": method.rider in ("adjusted", "tuned", "normalised"),
         "rider": method.rider,
         "sampling": method.sampling,
         "space": [item.to_dict() for item in method.space],
         "scores": scores,
         **per_class,
-        "code": _code(method, done, ignore_index),
+        "code": _code(method, done, select, ignore_index),
         "seeds": cells,
     }
 
@@ -222,7 +223,7 @@ def _of_class(
 
 
 def _code(
-    method: Method, done: Sequence[Mapping[str, Any]], ignore_index: int | None
+    method: Method, done: Sequence[Mapping[str, Any]], select: str, ignore_index: int | None
 ) -> str | None:
     """Lines of Python with the chosen draw's options."""
     if not done:
@@ -241,7 +242,7 @@ def _code(
             f"{logits} = ({logits} - bias) / norm ** {options['tau']:.12g}"
             for logits in ("validation_logits", "logits")
         ]
-    told = Told("\n".join(recipe), ignore_index=ignore_index)
+    told = Told("\n".join(recipe), f'"{select}"', ignore_index=ignore_index)
     return python_lines(method.candidate, options, told)
 
 

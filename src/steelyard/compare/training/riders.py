@@ -19,6 +19,7 @@ def ridden(
     predictions: Predictions,
     counts: np.ndarray,
     head: Mapping[str, list[float]] | None,
+    biases: torch.Tensor | None = None,
 ) -> Predictions:
     """What a rider says of the rows that cross-entropy gave these logits for.
 
@@ -29,18 +30,27 @@ def ridden(
         predictions: of cross-entropy's network.
         counts: (C,) its training rows.
         head: of its last layer the norms of the class vectors and the bias.
+        biases: (C,) of a tuned decision.
     """
     if predictions.logits is None:
         # The logits of masks are not kept: what each draw makes of them was counted with them.
         assert predictions.adjusted is not None
         return Predictions(confusion=predictions.adjusted[draw])
-    logits = torch.from_numpy(predictions.logits.astype(np.float32))
+    logits = wide(predictions.logits)
     if method.rider == "adjusted":
         moved = adjust_logits(logits, counts, tau=options["tau"])
+    elif method.rider == "tuned":
+        assert biases is not None
+        moved = logits + biases
     else:
         assert head is not None
         moved = tau_normalised(logits, head, options["tau"])
     return Predictions(logits=moved.numpy())
+
+
+def wide(logits: np.ndarray) -> torch.Tensor:
+    """Kept logits as a tensor; what was kept in float16 is computed with in float32."""
+    return torch.from_numpy(logits.astype(np.promote_types(logits.dtype, np.float32)))
 
 
 def adjustments(draws: Sequence[Mapping[str, float]], counts: np.ndarray) -> torch.Tensor:
