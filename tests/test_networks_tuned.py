@@ -6,12 +6,14 @@ import pytest
 import torch
 from network_cases import blobs, masks, sgd, study
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from steelyard import compare, metrics
 from steelyard._results import chosen_trial, read_results
 from steelyard.compare.study import StudyError
 from steelyard.report import render
 
+ROWS_OF_ALL = TensorDataset(torch.randn(402, 4).double(), torch.arange(402) % 201)
 VALIDATION, TEST = blobs(60, seed=3), blobs(90, seed=5)
 
 
@@ -58,6 +60,11 @@ def test_it_is_in_every_study_of_classes_and_in_none_of_masks():
     assert shown[:5] == [
         "cross-entropy", "post-hoc", "tuned-decision", "tau-normalised", "weighted-cross-entropy",
     ]  # fmt: skip
+    few = {"losses": None, "seeds": 1, "draws": 1, "epochs": 1, "head": None}
+    many = study(
+        network=lambda: nn.Linear(4, 201).double(), num_classes=201, train=ROWS_OF_ALL, **few
+    )
+    assert "tuned-decision" not in [e["name"] for e in many.results["candidates"]]
     dense = {"train": masks(12), "test": masks(6, seed=1), "ignore_index": 255, "epochs": 1}
     dense |= {"network": lambda: nn.Conv2d(1, 4, 3, padding=1), "seeds": 1, "draws": 1}
     dense |= {"optimizer": sgd, "head": None}

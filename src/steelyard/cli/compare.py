@@ -138,8 +138,8 @@ def add_to(commands: Commands) -> None:
         action=_Told,
         type=int,
         metavar="N",
-        help="processes on this machine; default: its cores, as far as memory allows; 1 for a "
-        "script",
+        help="processes on this machine; default: its cores, as far as memory allows, or 1 where "
+        "more would not pay; 1 for a script",
     )
     compare.add_argument(
         "--group",

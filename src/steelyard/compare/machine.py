@@ -21,6 +21,7 @@ from steelyard.compare.study import StudyError
 BACKENDS = ("local", "dask", "ray")
 _PACKAGES = ("numpy", "scikit-learn", "skrub", "polars", "scipy")
 _PROCESS = 400 * 2**20  # bytes that a worker takes before it trains anything
+_START = 7  # seconds until a process has read its libraries; results do not depend on it
 _UNKNOWN = 4 * 2**30
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -48,6 +49,16 @@ def fitting_workers(device: str, each: int) -> int:
         return 1
     cores: int = joblib.cpu_count()
     return max(1, min(cores, free_memory(device) // 2 // (each + _PROCESS)))
+
+
+def processes_pay(seconds: float, workers: int) -> bool:
+    """Whether so many processes end a work sooner than this one alone.
+
+    Args:
+        seconds: that this process would take.
+        workers: processes, each of which has to start.
+    """
+    return seconds - seconds / workers > _START
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from steelyard.compare.machine import (
     fitting_workers,
     free_memory,
     in_words,
+    processes_pay,
 )
 from steelyard.compare.progress import clock
 from steelyard.compare.store import Store
@@ -85,7 +86,8 @@ def run_study(
         study: the options.
         out: folder of the store; None keeps nothing.
         watcher: told of progress.
-        workers: processes on this machine; None takes its cores, as far as memory allows.
+        workers: processes on this machine; None takes its cores, as far as memory allows, or this
+            process alone where others would take longer to start than they save.
         backend: "local", "dask" or "ray".
         address: of the cluster's scheduler.
 
@@ -117,26 +119,55 @@ def run_study(
         wanted = [cell for group in groups for cell in group.cells]
         cells = {key: stored[key] for key in wanted if key in stored}
         missing = [group for group in groups if not cells.keys() >= set(group.cells)]
-        if workers is None:
-            each = min(chosen["group"], study.draws * len(study.losses)) * _trial_bytes(
-                study, first
-            )
-            workers = fitting_workers(study.device, each)
+        processes = 1
         if missing:
             store.check_writable()
             watcher.note(_announcement(study, first))
-            if not isinstance(watcher, Silence) and backend == "local":
-                seconds = rehearse(study, first, missing) / min(workers, len(missing))
-                if seconds > _LONG:
-                    watcher.note(f"about {clock(seconds)} in all, by a few steps that were timed")
+            each = min(chosen["group"], study.draws * len(study.losses)) * _trial_bytes(
+                study, first
+            )
+            processes = workers or fitting_workers(study.device, each)
+            if backend == "local":
+                processes = _paced(study, first, missing, watcher, processes, workers is None)
         watcher.begin(missing, list(cells.values()))
         for group, new, seconds in _execute(
-            data, study, missing, watcher, workers, backend, address
+            data, study, missing, watcher, processes, backend, address
         ):
             store.add(new, seconds)
             cells |= {(cell["seed"], cell["candidate"]): cell for cell in new}
             watcher.finished(group, new)
         return assemble(data, study, first, cells, store.seconds())
+
+
+def _paced(
+    study: Study,
+    first: Prepared,
+    missing: Sequence[Group],
+    watcher: Watcher,
+    most: int,
+    may_be_one: bool,
+) -> int:
+    """How many processes of this machine take the groups; a long study is announced.
+
+    Args:
+        study: the options.
+        first: the first seed's rows.
+        missing: the groups.
+        watcher: told of the time.
+        most: processes that there may be.
+        may_be_one: nobody asked for them, so one takes all where the others would not pay.
+    """
+    processes = min(most, len(missing))
+    may_be_one = may_be_one and processes > 1
+    if isinstance(watcher, Silence) and not may_be_one:
+        return processes
+    seconds = rehearse(study, first, missing)
+    if may_be_one and not processes_pay(seconds, processes):
+        processes = 1
+    if seconds / processes > _LONG:
+        about = clock(seconds / processes)
+        watcher.note(f"about {about} in all, by a few steps that were timed")
+    return processes
 
 
 def _identity(data: Data, study: Study) -> dict[str, Any]:
