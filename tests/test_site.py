@@ -3,6 +3,7 @@
 import importlib
 import os
 import pkgutil
+import re
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,22 @@ def test_every_public_name_has_an_entry_in_the_reference(entries, room):
         if callable(getattr(module, name)) and f"{room}.{name}" not in entries
     ]
     assert not missing, f"{room}: give {missing} an entry in docs/api/, by `.. public::` or by name"
+
+
+@pytest.mark.slow
+def test_no_sentence_of_a_docstring_became_a_list_or_a_type(site):
+    for page in (site / "api").glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert "upperalpha" not in text, f"{page.name}: 'C. …' begins a list; write 'how many'"
+        for entry in re.findall(r'<dl class="py property">.*?</dl>', text, re.DOTALL):
+            assert ">Type<" not in entry, f"{page.name}: a property's summary has a colon: {entry}"
+
+
+@pytest.mark.slow
+def test_papers_and_options_are_links(site):
+    text = (site / "api" / "softmax.html").read_text(encoding="utf-8")
+    assert 'href="https://arxiv.org/abs/1708.02002"' in text
+    assert 'href="#options-of-every-loss"' in text
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ class DeferredReweighting(nn.Module):
 
     @property
     def current(self) -> Loss:
-        """The loss in force: unweighted or weighted."""
+        """The loss in force, unweighted or weighted."""
         return self.weighted if self.active else self.unweighted
 
     def forward(

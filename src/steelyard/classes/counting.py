@@ -27,31 +27,32 @@ def count_classes(
 ) -> ClassCounts:
     """Count how often each class occurs in a data set, in one pass and constant memory.
 
-    Labels are class indices (any integer type or bool) or class names (strings, which take their
-    indices in sorted order and become the result's ``names``). In masks and label sequences every
-    pixel or token counts, and ``support`` counts the elements of those samples in which a class
-    occurs; for plain labels it equals ``counts``.
+    Labels are class indices (any integer type or bool) or class names. Names are strings; sorted,
+    they are the result's ``names``, and their order gives the indices. In masks and sequences every
+    pixel or token counts. ``support`` is the number of pixels or tokens in those samples where the
+    class occurs; for plain labels it equals ``counts``.
 
     Args:
         source: One of
 
-            - labels: a tensor, NumPy array or memory map, pandas or polars column, list or tuple;
-              beyond one dimension the first runs over the samples, (N, H, W) being N masks
-            - a map-style `torch.utils.data.Dataset`, an `IterableDataset`, or a list of samples:
-              a sample's label is its last element (a tuple) or its "labels", "label" or "target"
-              (a mapping). Samples are loaded whole; give the labels alone where they are at hand
-            - a `DataLoader`, or any other iterable of such batches, whose target's first dimension
-              runs over the samples; also a generator of the labels themselves
-        num_classes: C. None: the largest label + 1, or the number of names.
-        ignore_index: A class index that is counted nowhere, not in ``support`` either.
-        progress: Show a progress bar (needs rich, which ``steelyard[compare]`` installs).
-        multi_label: Targets say of every class whether it is there, by 0 and 1: (C,) for a sample,
-            (N, C) for N of them, (N, C, …) for masks; a data frame has a column per class, which
-            gives ``names``. What equals ``ignore_index``, by default −1, or is NaN is missing:
-            counted neither as there nor as not. The result's ``total`` says out of how many.
+            - labels: a tensor, NumPy array or memory map, pandas or polars column, list or tuple.
+              With more than one dimension the first is that of the samples: (N, H, W) are N masks
+            - a map-style `torch.utils.data.Dataset`, an `IterableDataset`, or a list of samples.
+              The label is a tuple's last element, or a mapping's "labels", "label" or "target".
+              Whole samples are loaded; if you have the labels alone, give those
+            - a `DataLoader`, or any other iterable of such batches; the first dimension of a
+              batch's target is that of the samples. Also a generator of labels
+        num_classes: how many classes there are. None: the largest label + 1, or as many as names.
+        ignore_index: a class index that is counted nowhere, not in ``support`` either.
+        progress: show a progress bar (needs rich, which ``steelyard[compare]`` installs).
+        multi_label: targets say of every class by 0 or 1 whether it is there. They are (C,) for one
+            sample, (N, C) for N samples, (N, C, …) for masks. A data frame has one column per
+            class, whose titles become ``names``. ``ignore_index``, by default −1, and NaN mark
+            missing labels: they count neither as there nor as absent. The result's ``total`` says
+            how often each class is known.
 
     Returns:
-        Counts and support on the CPU, exact; of several labels counts and total.
+        Exact counts and support, on the CPU; of several labels counts and total.
 
     Raises:
         TypeError: A source that holds no labels, or labels that are neither integers nor strings.
@@ -60,8 +61,8 @@ def count_classes(
         IndexError: A label outside 0..C-1 that is not ``ignore_index``, with its position.
 
     Warns:
-        UserWarning: Masks whose highest label is 255, with none just below it, are counted
-            without ``num_classes`` and ``ignore_index``: most likely it marks void pixels.
+        UserWarning: the highest label of masks is 255, and none is just below it. Without
+            ``num_classes`` and ``ignore_index`` it counts as a class, but it likely marks void.
     """
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"num_classes={num_classes}; expected at least 1")

@@ -84,7 +84,7 @@ class ClassScores(pl.Callback):  # type: ignore[misc]
     "val" or "test".
 
     Args:
-        num_classes: C.
+        num_classes: how many classes there are.
         names: one name per class; None: its index.
         ignore_index: targets of this value are not counted.
 

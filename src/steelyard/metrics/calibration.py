@@ -42,7 +42,7 @@ def reliability_bins(
     Args:
         confidence: Probability of the predicted class, float64 (…, N), in (0, 1].
         correct: Whether the prediction is right, bool (…, N).
-        bins: B.
+        bins: how many, B.
     """
     batch = confidence.shape[:-1]
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)

@@ -126,7 +126,7 @@ class Study:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all that has a cell for each seed: the candidates, then the references."""
+        """The names of the candidates, then of the references."""
         return (*self.losses, *self.references)
 
     def budget(self, rows: int) -> Budget:

@@ -171,7 +171,7 @@ class Trial:
 
     @property
     def piece(self) -> Piece | None:
-        """The micro-batch under way: for loops that load ahead, to be set before its loss."""
+        """The micro-batch under way; a loop that loads ahead sets it before its loss."""
         return self._piece
 
     @piece.setter
