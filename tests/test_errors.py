@@ -385,7 +385,10 @@ def test_per_call(row: Row, call: dict[str, Any], error: type[Exception], text: 
 @each_row
 def test_options_that_contradict(row: Row) -> None:
     logits = torch.randn(2, C)
-    with raises(ValueError, "denominator divides a sum, but reduction='none' takes none"):
+    with raises(
+        ValueError,
+        "denominator divides a sum, and reduction='none' makes none: leave one of the two out",
+    ):
         row.build(reduction="none")(logits, TARGET, denominator=2)
     with raises(ValueError, "ignore_index=1 has no meaning for a target of probabilities"):
         row.build(ignore_index=1)(logits, logits.softmax(1))
@@ -413,7 +416,8 @@ POSTHOC: list[tuple[Callable[[], Tensor], type[Exception], str]] = [
     (
         lambda: sy.unweight_logits(LOGITS, [1, 0, 1]),
         ValueError,
-        "weight of class 1 is 0: training never saw that class",
+        "weight of class 1 is 0: training never saw that class, so its probability cannot be given "
+        "back: take it out of logits and weight",
     ),
     (lambda: sy.unweight_logits(LOGITS, [1, 1]), ValueError, "weight has 2 values, but logits"),
 ]

@@ -227,7 +227,9 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, ignore_index: int = -100)
     rows, target = _rows(logits, labels, ignore_index)
     of_label = rows.gather(1, target[:, None])
     if of_label.isinf().any():
-        raise ValueError("a label has the logit −inf: no temperature makes it possible")
+        raise ValueError(
+            "a label has the logit −inf, and no temperature makes it possible: leave such rows out"
+        )
     rows = (rows - of_label).clamp_min(torch.finfo(torch.float64).min)
 
     def slope(sharpness: float) -> float:
@@ -308,9 +310,13 @@ def _rows(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Te
     target = labels.detach().cpu().long().flatten()
     rows, target = rows[target != ignore_index], target[target != ignore_index]
     if not rows.numel():
-        raise ValueError("there are no rows to choose by")
+        raise ValueError(
+            "there are no rows to choose by: give validation rows that are not all ignored"
+        )
     if rows.isnan().any() or (rows == torch.inf).any() or (rows == -torch.inf).all(1).any():
-        raise ValueError("logits hold NaN, +inf or a row of −inf alone: no decision follows")
+        raise ValueError(
+            "logits hold NaN, +inf or a row of −inf alone, and no decision follows: leave those out"
+        )
     outside = (target < 0) | (target >= rows.shape[1])
     if outside.any():
         raise IndexError(

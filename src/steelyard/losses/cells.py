@@ -17,6 +17,7 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard.losses.contract import (
+    NO_SUM,
     ROUNDING,
     check_denominator,
     check_logits,
@@ -233,7 +234,7 @@ def evaluate(
     kind = options.reduction
     if denominator is not None:
         if kind == "none":
-            raise ValueError("denominator divides a sum, but reduction='none' takes none")
+            raise ValueError(NO_SUM)
         kind, over = "mean", check_denominator(denominator, logits)
     nothing = math.nan if options.empty == "nan" else math.inf
     losses = compute(logits, problem, options.engine, ops.Reduction(kind, over, nothing))

@@ -12,6 +12,8 @@ from steelyard.losses.vectors import check_values, moved, readable
 _LOOKED_AT = 1 << 12  # numbers of a target that every call can afford to look at: some 10 µs
 ROUNDING = 0.01  # by which half precision may lift the sum of many probabilities above 1
 
+NO_SUM = "denominator divides a sum, and reduction='none' makes none: leave one of the two out"
+
 
 def check_denominator(denominator: float | Tensor, logits: Tensor) -> Tensor:
     """The denominator of one call as a tensor that can divide the sum."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard.losses.contract import (
+    NO_SUM,
     check_denominator,
     check_logits,
     check_same_device,
@@ -139,7 +140,7 @@ def evaluate(
     over: str | Tensor | None = options.mean_over
     if denominator is not None:
         if options.reduction == "none":
-            raise ValueError("denominator divides a sum, but reduction='none' takes none")
+            raise ValueError(NO_SUM)
         over = check_denominator(denominator, logits)
     kind = options.reduction if denominator is None else "mean"
     reduction = ops.Reduction(kind, over, math.nan if options.empty == "nan" else math.inf)

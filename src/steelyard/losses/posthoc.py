@@ -69,7 +69,7 @@ def unweight_logits(logits: Tensor, weight: PerClass) -> Tensor:
     if (values == 0).any():
         raise ValueError(
             f"weight of class {int((values == 0).nonzero()[0])} is 0: training never saw that "
-            "class, so its probability cannot be given back"
+            "class, so its probability cannot be given back: take it out of logits and weight"
         )
     # log 1 is 0, so padding with ones before the logarithm is padding a dict's missing classes.
     classes = logits.shape[min(1, logits.ndim - 1)]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from steelyard import ops
-from steelyard.losses.contract import check_denominator
+from steelyard.losses.contract import NO_SUM, check_denominator
 from steelyard.losses.images import (
     Images,
     RegionCallOptions,
@@ -204,7 +204,7 @@ def reduced(
     losses = (weight * losses).where(weight > 0, 0).to(ops.compute_dtype(images.logits))
     if options.reduction == "none":
         if denominator is not None:
-            raise ValueError("denominator divides a sum, but reduction='none' takes none")
+            raise ValueError(NO_SUM)
         if form.joined is not None:
             losses = losses.squeeze(1)
         if options.per == "batch" or images.lacking == 0:
