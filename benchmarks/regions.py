@@ -70,8 +70,8 @@ def rows(logits: Tensor, losses: dict[str, Callable[[Tensor], Tensor]], budget: 
 
     def step(loss: Callable[[Tensor], Tensor]) -> Callable[[], None]:
         def call() -> None:
-            forget()
             loss(leaf).backward()
+            forget()  # here: it may cost much, and none is to pay for the gradient of another
 
         return call
 

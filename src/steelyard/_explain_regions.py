@@ -10,7 +10,7 @@ from torch import Tensor
 from steelyard import ops
 from steelyard._explain_cells import CellExplanation
 from steelyard.losses.images import look
-from steelyard.losses.regions import RegionLoss, counted, divisor, stacked
+from steelyard.losses.regions import RegionLoss, counted, divisor, of_target_too
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def explain_regions(
     images = look(options, wide, target.cpu(), samples, squared=form.squared)
     found = ops.sums(images.logits, images.overlap, "reference")
     counts = counted(found.masses.own, found.masses.whole, options)
-    sums = stacked(found, images)
+    sums = torch.stack(of_target_too(found, images))
     if form.of_sums:
         above, below = form.parts(sums, counts)
         losses = form.losses(sums, counts)

@@ -94,10 +94,10 @@ def look(
         lacking = 1 if sigmoid else 0
         logits, target = logits.unsqueeze(lacking), target.unsqueeze(lacking)
     shape, dtype = logits.shape, ops.compute_dtype(logits)
-    of_indices = target.shape != shape
+    of_indices, complete = target.shape != shape, False
     if of_indices:
         target = target.long()
-        check_indices(target, shape[1], options.ignore_index)
+        complete = check_indices(target, shape[1], options.ignore_index)
     elif not sigmoid:
         check_no_ignored_probabilities(options)
     if sample_weight is not None:
@@ -114,6 +114,7 @@ def look(
         smoothing=options.label_smoothing,
         squared=squared,
         batch=options.per == "batch",
+        complete=complete,
     )
     return Images(_flat(logits, 2), overlap, lacking)
 
@@ -165,15 +166,17 @@ def check_cells(logits: Tensor, target: Any, ignore_index: float) -> None:
     )
 
 
-def check_indices(target: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Raise for a class outside [0, C)."""
+def check_indices(target: Tensor, num_classes: int, ignore_index: int) -> bool:
+    """Raise for a class outside [0, C); whether it is known that none is to be ignored."""
     refuse_on_device(target, num_classes, ignore_index)
-    if readable(target) and target.numel():
-        low, high = (int(bound) for bound in torch.aminmax(target))
-        if low < 0 or high >= num_classes:
-            wrong = (target != ignore_index) & ((target < 0) | (target >= num_classes))
-            if wrong.any():
-                refuse_out_of_range(target, num_classes, ignore_index, IndexError("target"))
+    if not readable(target) or not target.numel():
+        return False
+    low, high = (int(bound) for bound in torch.aminmax(target))
+    if low < 0 or high >= num_classes:
+        wrong = (target != ignore_index) & ((target < 0) | (target >= num_classes))
+        if wrong.any():
+            refuse_out_of_range(target, num_classes, ignore_index, IndexError("target"))
+    return not low <= ignore_index <= high
 
 
 def shape_of_logits(

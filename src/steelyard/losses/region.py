@@ -43,8 +43,13 @@ Weighting = Literal["square", "simple", "uniform"]
 _POWERS = {"square": 2, "simple": 1, "uniform": 0}
 
 
+def _smoothed(above: Tensor, below: Tensor, smooth: float) -> Parts:
+    """ε on both, if there is any: a call for nothing costs as much as one that adds."""
+    return (above + smooth, below + smooth) if smooth else (above, below)
+
+
 def _dice(i: Tensor, p: Tensor, t: Tensor, smooth: float) -> Parts:
-    return 2 * i + smooth, p + t + smooth
+    return _smoothed(2 * i, p + t, smooth)
 
 
 def _dice_form(smooth: float, squared: bool) -> Form:
@@ -111,7 +116,7 @@ class DiceLoss(RegionLoss):
 
 
 def _jaccard(i: Tensor, p: Tensor, t: Tensor, smooth: float) -> Parts:
-    return i + smooth, p + t - i + smooth
+    return _smoothed(i, p + t - i, smooth)
 
 
 def _jaccard_form(smooth: float) -> Form:
@@ -161,7 +166,7 @@ class JaccardLoss(RegionLoss):
 
 
 def _tversky(i: Tensor, p: Tensor, t: Tensor, alpha: float, beta: float, smooth: float) -> Parts:
-    return i + smooth, i + alpha * (p - i) + beta * (t - i) + smooth
+    return _smoothed(i, i + alpha * (p - i) + beta * (t - i), smooth)
 
 
 def _tversky_form(alpha: float, beta: float, gamma: float, smooth: float) -> Form:

@@ -10,7 +10,7 @@ are summed, with p the softmax or the sigmoid and s the sample weight, and a los
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -91,7 +91,7 @@ class Form(NamedTuple):
         like = logits.new_empty(0, dtype=ops.compute_dtype(logits))
         return self._replace(weight=self.weights(logits.shape[1], like), others_are_one=())
 
-    def losses(self, sums: Tensor, counts: Tensor) -> Tensor:
+    def losses(self, sums: Sequence[Tensor], counts: Tensor) -> Tensor:
         """ℓ of items (N, C), or of images (N, 1) where the classes are joined."""
         above, below = self.parts(sums, counts)
         nothing = below == 0  # 0/0 is a loss of 0, and has no gradient
@@ -102,11 +102,11 @@ class Form(NamedTuple):
         perfect = loss <= 0
         return loss.masked_fill(perfect, 1).pow(1 / self.gamma).masked_fill(perfect, 0)
 
-    def parts(self, sums: Tensor, counts: Tensor) -> Parts:
+    def parts(self, sums: Sequence[Tensor], counts: Tensor) -> Parts:
         """What is above and below in the ratio of items (N, C), or of images (N, 1)."""
         both, predicted, true = sums
         if self.joined is not None:
-            weight = self.weights(counts.shape[1], sums) * counts
+            weight = self.weights(counts.shape[1], both) * counts
             above, below = self.joined(both, predicted, true, weight)
             return above.unsqueeze(1), below.unsqueeze(1)
         assert self.ratio is not None
@@ -114,7 +114,9 @@ class Form(NamedTuple):
 
     def item_weights(self, counts: Tensor, like: Tensor) -> Tensor:
         """ω, 0 for what does not count: of items (N, C), or of images (N, 1)."""
-        weight = self.weights(counts.shape[1], like) * counts
+        weight = counts.to(like.dtype)
+        if self.weight is not None:
+            weight = self.weights(counts.shape[1], like) * weight
         if self.joined is None:
             return weight
         return (weight > 0).any(1, keepdim=True).to(weight.dtype)
@@ -165,20 +167,20 @@ def of_sums(
     totals: Tensor | None,
 ) -> Tensor:
     """The loss of images of which the sums are found."""
-    sums = stacked(found, images)
+    sums = of_target_too(found, images)
     counts = counted(found.masses.own, found.masses.whole, options)
     if totals is not None:
         check_totals(totals, counts.shape[1], options)
         counts = counted(totals[-1:], torch.ones_like(totals[:1]), options)
         # The value is the whole's, the gradient that of this part of it.
-        whole = totals[:3].detach().to(sums.device).unsqueeze(1)
-        sums = whole + (sums - sums.detach())
+        whole = totals[:3].detach().to(counts.device).unsqueeze(1)
+        sums = tuple(w + (each - each.detach()) for w, each in zip(whole, sums, strict=True))
     return reduced(form, options, images, form.losses(sums, counts), counts, denominator)
 
 
-def stacked(found: ops.Sums, images: Images) -> Tensor:
-    """I, P and T (3, N, C), or (3, 1, C) over a batch."""
-    return torch.stack([found.both, found.predicted, ops.covered(found.masses, images.overlap)])
+def of_target_too(found: ops.Sums, images: Images) -> tuple[Tensor, ...]:
+    """I, P and T, (N, C) each, or (1, C) over a batch."""
+    return found.both, found.predicted, ops.covered(found.masses, images.overlap)
 
 
 def counted(own: Tensor, whole: Tensor, options: RegionOptions) -> Tensor:
@@ -201,7 +203,7 @@ def reduced(
     """The losses of items as they are, or their sum, or their mean."""
     weight = form.item_weights(counts, losses)
     # Selected, for the loss of what does not count may be anything.
-    losses = (weight * losses).where(weight > 0, 0).to(ops.compute_dtype(images.logits))
+    losses = (weight * losses).where(weight > 0, 0)
     if options.reduction == "none":
         if denominator is not None:
             raise ValueError(NO_SUM)
@@ -351,7 +353,7 @@ class RegionLoss(Loss):
         images = look(self.options, logits, target, sample_weight, squared=self.form.squared)
         found = ops.sums(images.logits, images.overlap, self.options.engine)
         widest = ops.compat.widest(logits.device)
-        sums = stacked(found, images).to(widest)
+        sums = torch.stack(of_target_too(found, images)).to(widest)
         if self.options.smooths:
             sums = torch.cat([sums, found.masses.own.to(widest).unsqueeze(0)])
         return sums.squeeze(1)

@@ -197,12 +197,15 @@ class _Sums(torch.autograd.Function):
         ctx.save_for_backward(logits, *overlap.tensors)
         ctx.overlap, ctx.engine = overlap, engine
         ctx.mark_non_differentiable(*found[3:])
+        ctx.set_materialize_grads(False)  # of the sums that have no gradient: four calls
         return found
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *by_sums: Tensor | None) -> tuple[Tensor, None, None]:
         logits, overlap = ctx.saved_tensors[0], ctx.overlap
-        slopes = slopes[: 3 if overlap.logs else 2]
+        given = by_sums[: 3 if overlap.logs else 2]
+        like = next(each for each in given if each is not None)
+        slopes = [torch.zeros_like(like) if each is None else each for each in given]
         create_graph = torch.is_grad_enabled()
         if create_graph or any(map(compat.is_batched, slopes)):
             # create_graph, or many gradients at once: the definition has derivatives of every order

@@ -33,6 +33,7 @@ class Overlap(NamedTuple):
         squared: sums of squares.
         batch: one region over all images.
         logs: whether −log p is to be summed too.
+        complete: class indices of which none is known to be ignored.
     """
 
     target: Tensor
@@ -43,6 +44,7 @@ class Overlap(NamedTuple):
     squared: bool = False
     batch: bool = False
     logs: bool = False
+    complete: bool = False
 
     @property
     def of_indices(self) -> bool:
@@ -60,6 +62,8 @@ class Overlap(NamedTuple):
 
     def ignored_in(self, target: Tensor) -> Tensor | None:
         """The same for a part of the target."""
+        if self.complete:
+            return None
         if self.of_indices:
             return (target == self.ignore_index).unsqueeze(1)
         if not self.sigmoid:
@@ -149,6 +153,8 @@ def masses(overlap: Overlap, num_classes: int, dtype: torch.dtype) -> Masses:
 
 def covered(masses: Masses, overlap: Overlap) -> Tensor:
     """T of the smoothed target, (N, C)."""
+    if not overlap.smoothing:
+        return masses.square if overlap.squared else masses.own
     keep, spread = overlap.shares(masses.own.shape[1])
     if not overlap.squared:
         return keep * masses.own + spread * masses.whole

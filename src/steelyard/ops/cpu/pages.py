@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import mmap
+import threading
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,22 @@ from torch import Tensor
 # glibc maps every block above 32 MiB anew, and gives smaller ones back when it sees fit: the kernel
 # then zeroes them page by page, for more than the arithmetic. What is smaller than this it keeps.
 LARGE = 4 * 2**20
+
+_of_thread = threading.local()
+
+
+def scratch(number: int, numel: int, dtype: torch.dtype) -> Tensor:
+    """Memory (number, numel) to compute in, the same for every call of a thread.
+
+    To give back even a little of it makes glibc give back what others have left free, too, at the
+    price of its pages.
+    """
+    size = number * numel * dtype.itemsize
+    held: Tensor | None = getattr(_of_thread, "memory", None)
+    if held is None or held.numel() < size:
+        with torch.inference_mode(False):  # for all that come later, too
+            held = _of_thread.memory = torch.empty(size, dtype=torch.uint8, device="cpu")
+    return held[:size].view(dtype).view(number, numel)
 
 
 def empty_like(tensor: Tensor) -> Tensor:

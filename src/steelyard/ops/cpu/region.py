@@ -16,13 +16,14 @@ Everything else takes the targets of all classes, of one tile at a time.
 
 import itertools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from steelyard.ops import compat
-from steelyard.ops.cpu.pages import empty_like
+from steelyard.ops.cpu.pages import empty_like, scratch
 from steelyard.ops.cpu.softmax import HIGH, LOG2E, LOW
 from steelyard.ops.problem import compute_dtype
 from steelyard.ops.region import Overlap, Slopes
@@ -31,21 +32,24 @@ from steelyard.ops.region import Overlap, Slopes
 # stays in the cache with what is computed from it.
 TILE = 2**19
 
+_AS_IT_IS = nullcontext()
+
 
 class Tile(NamedTuple):
     """Some pixels of some images.
 
     Attributes:
-        images, pixels: which.
+        at: which, as :func:`_part` takes it.
+        items: which of the sums they add to.
         logits: (n, C, s).
         target: (n, s) or (n, C, s).
         sample_weight: (n, 1, s) or (n, C, s), or None.
         p: of the logits' shape, for p, and then for the gradient.
-        rooms: two of the logits' shape, to compute in; one is enough for class indices.
+        rooms: as many of the logits' shape as :func:`_rooms` says, to compute in.
     """
 
-    images: slice
-    pixels: slice
+    at: tuple[int, int, int, int]
+    items: slice
     logits: Tensor
     target: Tensor
     sample_weight: Tensor | None
@@ -53,8 +57,6 @@ class Tile(NamedTuple):
     rooms: list[Tensor]
 
 
-# Autocast would do the products of matrices in half precision.
-@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
 def forward(
     logits: Tensor, overlap: Overlap, *, differentiate: bool
 ) -> tuple[tuple[Tensor, ...], Tensor | None]:
@@ -66,29 +68,34 @@ def forward(
     # Many small numbers are added up here: in float64 none is lost, and there are few sums.
     totals = logits.new_zeros(6, 1 if overlap.batch else n, classes, dtype=torch.float64)
     of_tile = _sums_by_index if is_plain(overlap) else _sums_of_cells
-    for tile in _tiles(logits, overlap, kept):
-        at = slice(0, 1) if overlap.batch else tile.images
-        found = torch.stack(of_tile(tile, overlap))
-        totals[:, at] += found.sum(1, keepdim=True) if overlap.batch else found
+    with _in_full():
+        for tile in _tiles(logits, overlap, kept):
+            found = torch.stack(of_tile(tile, overlap))
+            totals[:, tile.items] += found.sum(1, keepdim=True) if overlap.batch else found
     return tuple(totals.to(dtype)), kept
 
 
-@torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
 def backward(logits: Tensor, overlap: Overlap, kept: Tensor | None, slopes: Slopes) -> Tensor:
     """The gradient by the logits."""
     plain = is_plain(overlap)
     of_tile = _sums_by_index if plain else _sums_of_cells
     gradient = _gradient_by_index if plain else _gradient_of_cells
     result = empty_like(logits) if kept is None else kept
-    for tile in _tiles(logits, overlap, kept):
-        if kept is None:
-            of_tile(tile, overlap)
-        at = slice(0, 1) if overlap.batch else tile.images
-        logs = None if slopes.logs is None else slopes.logs[at]
-        gradient(tile, overlap, Slopes(slopes.both[at], slopes.predicted[at], logs))
-        if kept is None:
-            result[tile.images, :, tile.pixels] = tile.p
+    with _in_full():
+        for tile in _tiles(logits, overlap, kept):
+            if kept is None:
+                of_tile(tile, overlap)
+            at = tile.items
+            logs = None if slopes.logs is None else slopes.logs[at]
+            gradient(tile, overlap, Slopes(slopes.both[at], slopes.predicted[at], logs))
+            if kept is None:
+                _part(result, *tile.at).copy_(tile.p)
     return result
+
+
+def _in_full() -> AbstractContextManager[object]:
+    """Autocast, where it is on, would do the products of matrices in half precision."""
+    return torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else _AS_IT_IS
 
 
 def obstacle(overlap: Overlap) -> str | None:
@@ -110,20 +117,34 @@ def _tiles(logits: Tensor, overlap: Overlap, kept: Tensor | None) -> Iterator[Ti
     if not n * size:
         return
     most = max(1, TILE // classes)
-    rows, columns = max(1, most // size), min(size, most)
-    number = (1 if is_plain(overlap) else 2) + (kept is None)
-    cells = classes * min(n * size, rows * columns)
-    memory = logits.new_empty(number, cells, dtype=compute_dtype(logits))
+    rows, columns = min(n, max(1, most // size)), min(size, most)
+    number = _rooms(logits, overlap) + (kept is None)
+    memory = scratch(number, classes * rows * columns, compute_dtype(logits))
     weights = overlap.sample_weight
     weights = weights.unsqueeze(1) if weights is not None and weights.ndim == 2 else weights
     for i, j in itertools.product(range(0, n, rows), range(0, size, columns)):
-        images, pixels = slice(i, min(n, i + rows)), slice(j, min(size, j + columns))
-        part = logits[images, :, pixels]
+        at = i, min(rows, n - i), j, min(columns, size - j)
+        items = slice(0, 1) if overlap.batch else slice(i, i + rows)
+        part = _part(logits, *at)
         rooms = [_laid_out(each, part) for each in memory]
-        p = rooms.pop() if kept is None else kept[images, :, pixels]
-        target = overlap.target[images, ..., pixels]
-        s = None if weights is None else weights[images, :, pixels]
-        yield Tile(images, pixels, part, target, s, p, rooms)
+        p = rooms.pop() if kept is None else _part(kept, *at)
+        s = None if weights is None else _part(weights, *at)
+        yield Tile(at, items, part, _part(overlap.target, *at), s, p, rooms)
+
+
+def _part(tensor: Tensor, image: int, images: int, pixel: int, pixels: int) -> Tensor:
+    """So many pixels of so many images, from one on."""
+    if images < tensor.shape[0]:
+        tensor = tensor.narrow(0, image, images)
+    return tensor if pixels == tensor.shape[-1] else tensor.narrow(-1, pixel, pixels)
+
+
+def _rooms(logits: Tensor, overlap: Overlap) -> int:
+    """How many a tile computes in: two where the targets are not read as they are."""
+    if is_plain(overlap):
+        return 1
+    read = overlap.target.dtype == compute_dtype(logits) and not overlap.smoothing
+    return 1 if overlap.sigmoid and read else 2
 
 
 def _laid_out(memory: Tensor, like: Tensor) -> Tensor:
@@ -140,18 +161,20 @@ def _sums_by_index(tile: Tile, overlap: Overlap) -> tuple[Tensor, ...]:
     p, classes = tile.p, tile.p.shape[1]
     ignored, own, s = _pixels(tile, overlap)
     x, total = _softmax(tile, ignored)
-    predicted = (p @ s.transpose(1, 2)).squeeze(2)
+    predicted = p.sum(2) if s is None else (p @ s.transpose(1, 2)).squeeze(2)
     # One bin for each class of each image.
     bins = (own + classes * torch.arange(len(p)).view(-1, 1, 1)).flatten()
 
-    def by_class(each: Tensor) -> Tensor:
-        return torch.bincount(bins, each.double().flatten(), len(p) * classes).view(-1, classes)
+    def by_class(each: Tensor | None) -> Tensor:
+        numbers = None if each is None else each.double().flatten()
+        return torch.bincount(bins, numbers, len(p) * classes).view(-1, classes)
 
-    both, own_mass = by_class(p.gather(1, own).mul_(s)), by_class(s)
+    own_p = p.gather(1, own)
+    both, own_mass = by_class(own_p if s is None else own_p.mul_(s)), by_class(s)
     logs = own_mass
     if overlap.logs:
-        log_p = x.gather(1, own) - total.log()
-        logs = by_class((log_p * -s).masked_fill_(s == 0, 0))
+        nll = total.log_().sub_(x.gather(1, own))
+        logs = by_class(nll if s is None else nll.mul_(s).masked_fill_(s == 0, 0))
     whole = own_mass.sum(1, keepdim=True).expand_as(own_mass)
     return both, predicted, logs, own_mass, own_mass, whole
 
@@ -161,24 +184,35 @@ def _gradient_by_index(tile: Tile, overlap: Overlap, slopes: Slopes) -> None:
     p = tile.p
     _, own, s = _pixels(tile, overlap)
     a, b = slopes.both.unsqueeze(2), slopes.predicted.unsqueeze(2)
+    mean = b.transpose(1, 2) @ p  # first: it reads p in order, and brings it into the cache
     own_p, own_slope = p.gather(1, own), _of_class(a, own)
-    mean = (b.transpose(1, 2) @ p).addcmul_(own_p, own_slope)  # G
-    own_slope.add_(_of_class(b, own)).sub_(mean).mul_(s)
-    factor = mean.mul_(s).neg_()
+    mean.addcmul_(own_p, own_slope)  # G
+    own_slope.add_(_of_class(b, own)).sub_(mean)
+    factor = mean.neg_()
+    if s is not None:
+        own_slope.mul_(s)
+        factor.mul_(s)
     if slopes.logs is not None:
-        k = _of_class(slopes.logs.unsqueeze(2), own).mul_(s)
+        k = _of_class(slopes.logs.unsqueeze(2), own)
+        k = k if s is None else k.mul_(s)
         factor.add_(k)
         own_slope.add_(k)
     own_p.mul_(own_slope)
     if slopes.logs is not None:
         own_p.sub_(k)
-    p.mul_(torch.addcmul(factor, b, s, out=tile.rooms[0]))
+    room = tile.rooms[0]
+    p.mul_(torch.add(factor, b, out=room) if s is None else torch.addcmul(factor, b, s, out=room))
     p.scatter_(1, own, own_p)
 
 
-def _pixels(tile: Tile, overlap: Overlap) -> tuple[Tensor, Tensor, Tensor]:
-    """What is ignored, the class, or 0 there, and the weight, or 0 there: (n, 1, s) each."""
+def _pixels(tile: Tile, overlap: Overlap) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """What is ignored, the class, or 0 there, and the weight, or 0 there: (n, 1, s) each.
+
+    The first is None where nothing is, the last where all pixels weigh 1.
+    """
     target = tile.target.unsqueeze(1)
+    if overlap.complete:
+        return None, target, tile.sample_weight
     ignored = target == overlap.ignore_index
     own = target.masked_fill(ignored, 0)
     if tile.sample_weight is None:
@@ -248,7 +282,8 @@ def _sums_of_cells(tile: Tile, overlap: Overlap) -> tuple[Tensor, ...]:
     if overlap.squared and not overlap.of_indices:
         square = summed(torch.mul(t, t, out=room))
     if s is None:
-        whole = torch.full_like(own, t.shape[2]) - (0 if ignored is None else ignored.sum(2))
+        whole = torch.full_like(own, t.shape[2])
+        whole = whole if ignored is None else whole.sub_(ignored.sum(2))
     else:
         whole = (s if ignored is None else s.masked_fill(ignored, 0)).expand_as(t).sum(2)
     predicted = summed(torch.mul(p, p, out=room) if overlap.squared else p)
@@ -259,37 +294,52 @@ def _sums_of_cells(tile: Tile, overlap: Overlap) -> tuple[Tensor, ...]:
 
 def _gradient_of_cells(tile: Tile, overlap: Overlap, slopes: Slopes) -> None:
     """Put the gradient in the place of p."""
-    p, s, (room, spare) = tile.p, tile.sample_weight, tile.rooms
+    p, s, room = tile.p, tile.sample_weight, tile.rooms[0]
     a, b = slopes.both.unsqueeze(2), slopes.predicted.unsqueeze(2)
-    t = _smoothed(_targets(tile, overlap)[0], tile, overlap)
+    t = _smoothed(_targets(tile, overlap, again=True)[0], tile, overlap)
     if overlap.squared:
         g = torch.mul(t, a, out=room).addcmul_(p, 2 * b)
+    elif not (tile.target.is_floating_point() or overlap.smoothing):
+        g = _line(t, a, b, out=room)  # of 0 and 1: where p is t, p · (1 − p) is 0
     else:  # a where p is below t, half of it at t
-        g = torch.sub(t, p, out=room).sign_().mul_(a / 2).add_(b + a / 2)
+        g = torch.sub(t, p, out=room).sign_()
+        g = _line(g, a / 2, b + a / 2, out=room)
     if s is not None:
         g.mul_(s)
     if overlap.sigmoid:
         compat.sigmoid_backward_(g, p)
     else:
-        product = torch.mul(p, g, out=spare)
+        product = torch.mul(p, g, out=tile.rooms[1])
         torch.addcmul(product, p, product.sum(1, keepdim=True), value=-1, out=p)
 
 
-def _targets(tile: Tile, overlap: Overlap) -> tuple[Tensor, Tensor | None]:
-    """The targets of all classes (n, C, s), 0 where ignored, and what is, if anything is."""
-    room, target = tile.rooms[1], tile.target
+def _line(x: Tensor, slope: Tensor, start: Tensor, *, out: Tensor) -> Tensor:
+    """``start + slope · x``: in one pass where there is one number of each, not one per class."""
+    if slope.numel() == 1:
+        return torch.add(start, x, alpha=slope.item(), out=out)
+    return torch.mul(x, slope, out=out).add_(start)
+
+
+def _targets(tile: Tile, overlap: Overlap, *, again: bool = False) -> tuple[Tensor, Tensor | None]:
+    """The targets of all classes (n, C, s), 0 where ignored, and what is, if anything is.
+
+    Again, once p is 0 where ignored, which is as good as a target of 0: unless that is NaN.
+    """
+    target, room = tile.target, tile.rooms[-1]
     if overlap.of_indices:
         ignored, own, _ = _pixels(tile, overlap)
-        return room.zero_().scatter_(1, own, ignored.logical_not().to(room.dtype)), ignored
-    missing = None
-    if overlap.sigmoid:
+        counts = 1.0 if ignored is None else ignored.logical_not().to(room.dtype)
+        return room.zero_().scatter_(1, own, counts), ignored
+    missing, value = None, overlap.ignore_index
+    if overlap.sigmoid and not (again and value == value):
         # The least tells in one quick pass that nothing is missing: it is larger, and no NaN.
-        least, value = target.amin().item(), overlap.ignore_index
+        least = target.amin().item()
         if not (least > value or least == least != value != value):
             missing = overlap.ignored_in(target)
-    if missing is not None:
-        return room.copy_(target).masked_fill_(missing, 0), missing
-    return (target if target.dtype == room.dtype else room.copy_(target)), None
+    if target.dtype is torch.bool:
+        target = target.view(torch.uint8)  # copied six times as quickly
+    target = target if target.dtype == room.dtype else room.copy_(target)
+    return (target if missing is None else target.masked_fill(missing, 0)), missing
 
 
 def _smoothed(t: Tensor, tile: Tile, overlap: Overlap) -> Tensor:
