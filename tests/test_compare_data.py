@@ -50,6 +50,18 @@ def test_a_mixed_table_is_read_and_prepared(tmp_path, suffix):
     assert (part.train.features.std(0) > 0).all()  # constant columns are gone
 
 
+def test_decimal_commas_are_numbers_where_semicolons_separate(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = ['"größe";geld;liste;y', "1,5;1.234,5;1,5,7;a", "-2;-0,25;2;b", ";12;3;a", "3e-2;7;4;b"]
+    path.write_text("\n".join([*rows[:1], *rows[1:] * 2]) + "\n", encoding="utf-8")
+    data = load(path, "y")
+    expected = [[1.5, 1234.5], [-2, -0.25], [np.nan, 12], [0.03, 7]] * 2
+    assert data.numbers.tolist() == pytest.approx(np.array(expected), nan_ok=True)
+    assert data.rest.columns == ["2"]  # 1,5,7 is no number
+    path.write_text('a,y\n"1,5",a\n"2,5",b\n"1,5",a\n"2,5",b\n')
+    assert load(path, "y").numbers.shape == (4, 0)
+
+
 def test_semicolons_are_recognised(tmp_path):
     path = tmp_path / "european.csv"
     path.write_text("a;y\n" + "".join(f"{i};{i % 2}\n" for i in range(10)))

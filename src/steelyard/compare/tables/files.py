@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from steelyard import _text
 from steelyard.compare.study import StudyError
@@ -31,6 +32,8 @@ _UNREADABLE = (
     ValueError,
 )
 _HEADER_WITHIN = 100  # lines
+# Where a comma is the decimal sign, semicolons separate, and points part thousands.
+_COMMA_NUMBER = r"^\s*[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?([eE][+-]?\d+)?\s*$"
 
 
 def existing(path: str | Path) -> Path:
@@ -71,6 +74,8 @@ def read_table(path: Path) -> pl.DataFrame:
         else:
             frame = pl.read_csv(path.absolute(), infer_schema_length=None, **_csv_options(path))
             frame.columns = _column_names(path, frame.columns)
+            if _separator(path) == ";":
+                frame = _with_decimal_commas(frame)
     except _UNREADABLE as error:
         raise unreadable(path, error) from error
     if frame.is_empty():
@@ -151,6 +156,16 @@ def _csv_options(path: Path) -> dict[str, Any]:
         "try_parse_dates": True,
         "glob": False,
     }
+
+
+def _with_decimal_commas(frame: pl.DataFrame) -> pl.DataFrame:
+    """Columns of texts such as 3,14 and 1.234,5 as numbers."""
+    numbers = [
+        text.str.strip_chars().str.replace_all(".", "", literal=True).str.replace(",", ".")
+        for text in frame.select(cs.string())
+        if text.str.contains(",", literal=True).any() and text.str.contains(_COMMA_NUMBER).all()
+    ]
+    return frame.with_columns(number.cast(pl.Float64) for number in numbers)
 
 
 def _separator(path: Path) -> str:
