@@ -49,6 +49,26 @@ def test_no_spread_proves_nothing():
     assert p_value(np.array([0.1]), 0.3) is None
 
 
+def test_one_pair_has_one_judgement():
+    """Holm's correction of the pair depends on the others: against the best, two are clearer."""
+    base = [0.70, 0.72, 0.68, 0.74, 0.71]
+    best = [b + d for b, d in zip(base, [0.05, 0.09, 0.06, 0.10, 0.04], strict=True)]
+    below = [b - 0.07 - 0.001 * (i % 2) for i, b in enumerate(best)]
+    scores = {"cross-entropy": base, "focal": below, "vs": below, "la": best}
+    evidence = RepeatedSplits(scores, 0.25)
+    assert {c.judgement for c in compare(evidence, "cross-entropy")} == {"no detectable difference"}
+    assert compare(evidence, "la")[0].judgement == "worse"
+    found = judge(
+        evidence,
+        TITLES | {"vs": "Vector scaling"},
+        "cross-entropy",
+        Measure("accuracy", "accuracy"),
+    )
+    assert found.recommended == "cross-entropy"
+    assert found.tied == ("cross-entropy", "la")
+    assert "may be luck" in found.sentences[-1]
+
+
 def test_holm_by_hand():
     base = [0.5] * 5
     scores = {

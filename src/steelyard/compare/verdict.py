@@ -301,6 +301,9 @@ def judge(
             None,
         )
     against_best = {c.candidate: c.judgement for c in compare(evidence, best, measure.sign)}
+    # Holm's correction depends on the other pairs; the baseline and the best are judged once.
+    if best != baseline:
+        against_best[baseline] = {c.candidate: c.judgement for c in comparisons}[best]
     tied = tuple(
         name
         for name in finished
