@@ -47,9 +47,9 @@ def step_denominator(
 ) -> Tensor:
     """The denominator of a whole optimiser step, for loops that hold all its micro-batches.
 
-    Pass it as ``denominator=`` to the loss of each micro-batch: the gradients then add up, over
-    micro-batches and ranks, to those of one mean over the union. Where that union has no valid
-    target, gradients are 0, and the loss is what its ``empty`` says.
+    Pass it as ``denominator=`` to the loss of each micro-batch. The gradients then add up, over
+    micro-batches and ranks, to those of one mean over all of them. If no target is valid, gradients
+    are 0, and the loss is what its ``empty`` says.
 
     Every rank of the group calls this once per step; one number is all-reduced. A rank whose
     targets are all ignored takes part like any other.
@@ -104,18 +104,18 @@ def step_denominator(
 class ExactMean(nn.Module):
     """The exact mean for loops that see one micro-batch at a time.
 
-    Called in the place of the loss it returns the *sum* over the micro-batch and remembers what
-    the mean would divide by. After the last backward of a step :meth:`divide_grads_` adds that up
-    over the ranks and divides the gradients in place; clipping and the optimiser's step follow.
-    Where a step has no valid target at all, its gradients become 0.
+    Call it instead of the loss: it returns the *sum* over the micro-batch and remembers what the
+    mean would divide by. After the last backward of a step, :meth:`divide_grads_` adds those
+    numbers up over the ranks and divides the gradients in place. Clip and step after that. If a
+    step has no valid target at all, its gradients become 0.
 
     The gradients may be those of plain accumulation, of DDP with or without ``no_sync``, or the
     DTensors of FSDP2. Under a ``GradScaler`` the order is backward, ``unscale_``, divide, clip,
-    step; since the sum is larger than the mean, the scaler settles at a scale that much lower.
+    step. The sum is larger than the mean, so the scaler settles at a scale that much lower.
 
-    Only losses that require a gradient are remembered, so evaluation under ``no_grad`` in the
-    middle of a step does no harm. Checkpoint between steps: what is remembered is not in the
-    ``state_dict``.
+    It remembers only losses that require a gradient, so you may evaluate under ``no_grad`` in the
+    middle of a step. Save checkpoints between steps: the ``state_dict`` does not hold what is
+    remembered.
 
     Args:
         loss: a loss of this library.
@@ -157,7 +157,7 @@ class ExactMean(nn.Module):
     def forward(
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
-        """The sum over a micro-batch, to walk back from: call it once per micro-batch.
+        """The sum over a micro-batch; call it, and backward on it, once per micro-batch.
 
         Arguments and errors as for :meth:`SoftmaxLoss.forward`.
         """
@@ -179,12 +179,12 @@ class ExactMean(nn.Module):
 
         Args:
             parameters: all parameters that the step trains, or one of them alone.
-            loss_scale: what every loss was multiplied by before its backward and the gradients
-                still carry, such as 1/k where a trainer divides by k accumulation steps.
+            loss_scale: a factor that every loss had before its backward and that the gradients
+                still have, such as 1/k if a trainer divides by k accumulation steps.
 
         Returns:
-            What the whole step's mean divides by, a float64 0-d tensor: losses that were
-            returned, summed over micro-batches and ranks and divided by this, are the mean.
+            What the whole step's mean divides by, a float64 0-d tensor. Sum the returned losses
+            over micro-batches and ranks and divide by it: that is the mean.
 
         Raises:
             ValueError: no parameters.

@@ -13,8 +13,8 @@ from steelyard.losses.vectors import PerClass
 class DeferredReweighting(nn.Module):
     """A loss unweighted until epoch ``start``, weighted from then on.
 
-    Re-weighting from the first epoch harms the features, most of all with many classes; deferred
-    to the last fifth or so of the training it only moves the decision.
+    Weights from the first epoch on harm the features, most of all with many classes. In the last
+    fifth or so of the training they only move the decision.
 
     Args:
         loss: a loss of this library without weights.

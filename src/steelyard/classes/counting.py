@@ -63,6 +63,15 @@ def count_classes(
     Warns:
         UserWarning: the highest label of masks is 255, and none is just below it. Without
             ``num_classes`` and ``ignore_index`` it counts as a class, but it likely marks void.
+
+    Example:
+        >>> masks = torch.tensor([[[0, 0, 1], [0, 2, 255]]], dtype=torch.uint8)
+        >>> count_classes(masks, num_classes=3, ignore_index=255)
+        ClassCounts: 3 classes, 5 counted, imbalance ratio 3
+          class  count   share
+          0          3  60.00%
+          1          1  20.00%
+          2          1  20.00%
     """
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"num_classes={num_classes}; expected at least 1")

@@ -26,7 +26,7 @@ def class_weights(
     absent: Absent = "zero",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Weights per class from how often each class occurs: n_c times in N elements of C classes.
+    """Weights per class from class counts: class c occurs n_c times among N elements of C classes.
 
     ============= ========================== ==================================================
     scheme        w_c                        normalised to
@@ -47,22 +47,28 @@ def class_weights(
 
     Args:
         class_counts: `ClassCounts`, or a tensor, array, list or dict of counts.
-        scheme: One of the names above.
-        power: Exponent ≥ 0 of "power", which needs it.
+        scheme: one of the names above.
+        power: exponent ≥ 0 of "power", which needs it.
         beta: β of "effective", in [0, 1); default 0.9999. 0 gives equal weights; the limit at 1
             is "inverse".
         c: c of "enet", > 1; default 1.02.
-        absent: The weight of a class that does not occur: "zero", "max" (the largest weight of a
+        absent: the weight of a class that does not occur: "zero", "max" (the largest weight of a
             class that does), or "raise". It never takes part in a normalisation.
-        dtype: Floating dtype of the result; the arithmetic is float64 whatever it is.
+        dtype: floating dtype of the result; the arithmetic is float64 in any case.
 
     Returns:
-        Tensor (C,) on the CPU.
+        A tensor (C,) on the CPU.
 
     Raises:
         TypeError: ``dtype`` is not floating, or ``class_counts`` cannot be read.
-        ValueError: An unknown scheme or choice, a parameter that is out of range, missing or of
+        ValueError: an unknown scheme or choice, a parameter that is out of range, missing or of
             another scheme, an absent class with ``absent="raise"``, or a weight beyond ``dtype``.
+
+    Example:
+        >>> class_weights([1000, 100])
+        tensor([0.5500, 5.5000])
+        >>> class_weights([1000, 100], "power", power=0.25)
+        tensor([0.7199, 1.2801])
     """
     counts = as_class_counts(class_counts)
     formula = _formula(scheme, {"power": power, "beta": beta, "c": c})
