@@ -367,7 +367,7 @@ def test_the_engine_of_a_head_is_explained() -> None:
 
 @pytest.mark.parametrize(
     ("n", "d", "classes", "rows"),
-    [(4096, 256, 32000, 410), (8192, 512, 8192, 1024), (2048, 1024, 128000, 103), (5, 2, 3, 5)],
+    [(4096, 256, 32000, 373), (8192, 512, 8192, 1024), (2048, 1024, 128000, 94), (5, 2, 3, 5)],
 )
 def test_the_size_of_tiles(
     n: int, d: int, classes: int, rows: int, monkeypatch: pytest.MonkeyPatch

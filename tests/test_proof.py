@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 import steelyard as sy
+from steelyard.losses import tails
 from steelyard.ops import dispatch
 from steelyard.ops.cuda import blocks, plain, proof
 
 launch = pytest.importorskip("steelyard.ops.cuda.launch")
+costs = pytest.importorskip("steelyard.ops.cuda.costs")
 
 LOGITS = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
 TARGET = torch.arange(40) % 5
@@ -29,11 +31,11 @@ class Kernel:
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         def run(*args: Any, **options: Any) -> None:
             self.launched += 1
-            self.compute(*args)
+            self.compute(*args, tail=options.get("TAIL"))
 
         return run
 
-    def compute(self, *args: Any) -> None:
+    def compute(self, *args: Any, tail: str | None) -> None:
         raise NotImplementedError
 
     def changed(self, found: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ class Kernel:
 
 
 class Forward(Kernel):
-    def compute(self, *args: Any) -> None:
+    def compute(self, *args: Any, tail: str | None) -> None:
         logits, target, scale, bias, margin, log_p, lse, *_, ignore_index = args
         found = plain.row_logprob(logits, target, scale, bias, margin, ignore_index)
         log_p.copy_(self.changed(found[0]))
@@ -49,12 +51,31 @@ class Forward(Kernel):
 
 
 class Backward(Kernel):
-    def compute(self, *args: Any) -> None:
+    def compute(self, *args: Any, tail: str | None) -> None:
         logits, target, scale, bias, log_p, lse, gradient, result, *_, ignore_index = args
         found = plain.row_logprob_backward(
             logits, target, scale, bias, log_p, lse, gradient, ignore_index
         )
         result.copy_(self.changed(found))
+
+
+class Tail(Kernel):
+    def compute(self, *args: Any, tail: str | None) -> None:
+        log_p, target, weight, samples, first, second, loss, by_log_p, share, *_, index = args
+        assert second is None
+        problem = dispatch.SoftmaxProblem(
+            target=target,
+            ignore_index=index,
+            weight=weight,
+            sample_weight=samples,
+            tail=getattr(tails, str(tail)),
+            parameter=first,
+        )
+        found = plain.costs(log_p, problem)
+        loss.copy_(self.changed(found[0]))
+        by_log_p.copy_(self.changed(found[1]))
+        if share is not None:
+            share.copy_(found[2])
 
 
 @pytest.fixture(autouse=True)
@@ -69,11 +90,14 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def put(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Kernel, Kernel]]:
-    def put(forward: Any = None, backward: Any = None) -> tuple[Kernel, Kernel]:
-        kernels = Forward(forward), Backward(backward)
+def put(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Kernel, Kernel, Kernel]]:
+    def put(
+        forward: Any = None, backward: Any = None, tail: Any = None
+    ) -> tuple[Kernel, Kernel, Kernel]:
+        kernels = Forward(forward), Backward(backward), Tail(tail)
         monkeypatch.setattr(launch, "forward_kernel", kernels[0])
         monkeypatch.setattr(launch, "backward_kernel", kernels[1])
+        monkeypatch.setattr(costs, "tail_kernel", kernels[2])
         return kernels
 
     return put
@@ -93,13 +117,15 @@ def right(dtype: torch.dtype = torch.float32, **options: Any) -> Any:
 
 
 def test_what_agrees_is_used_and_tried_once(put: Any) -> None:
-    forward, backward = put()
+    kernels = put()
     torch.testing.assert_close(step(), right())
-    assert (forward.launched, backward.launched) == (2, 2)
+    assert [kernel.launched for kernel in kernels] == [2, 2, 2]
     step()
-    assert (forward.launched, backward.launched) == (3, 3)
-    step(torch.bfloat16)  # another variant
-    assert (forward.launched, backward.launched) == (5, 5)
+    assert [kernel.launched for kernel in kernels] == [3, 3, 3]
+    step(torch.bfloat16)  # another variant, but for the tail
+    assert [kernel.launched for kernel in kernels] == [5, 5, 4]
+    step(weight=[1.0, 2.0, 3.0, 4.0, 5.0])  # another one of the tail alone
+    assert [kernel.launched for kernel in kernels] == [6, 6, 6]
     assert sy.explain_engine(LOGITS, TARGET, engine="triton").engine == "triton"
 
 
@@ -132,6 +158,24 @@ def test_what_is_wrong_is_replaced_with_one_warning(
     assert reason in (proof.refusal(CPU) or "")
     with pytest.raises(RuntimeError, match=f"engine='triton' cannot do this: {reason}"):
         step(dtype)
+
+
+def test_a_wrong_tail_is_replaced(put: Any) -> None:
+    *_, kernel = put(tail=lambda found: found * (1 + 2.0**-13))
+    with pytest.warns(RuntimeWarning) as caught:
+        found = step()
+    torch.testing.assert_close(found, right(), rtol=1e-5, atol=1e-5)
+    (warning,) = caught
+    text = str(warning.message)
+    assert text.startswith(
+        "steelyard: its CUDA kernels are not used on cpu: at first use the loss was off by "
+    )
+    assert " times what is allowed (the tail focal). Plain torch takes" in text
+    assert kernel.launched == 1
+    put(tail=lambda found: found * (1 + 2.0**-15))
+    proof.forget()
+    step()
+    assert proof.refusal(CPU) is None
 
 
 def test_what_does_not_compile_is_replaced(put: Any) -> None:
@@ -179,7 +223,7 @@ def test_auto_says_why_it_takes_another(put: Any, monkeypatch: pytest.MonkeyPatc
 
 def test_it_can_be_turned_off(put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(proof.SETTING, "0")
-    forward, backward = put(forward=lambda found: found + 1)
+    forward, backward, _ = put(forward=lambda found: found + 1)
     step()
     assert (forward.launched, backward.launched) == (1, 1)
     monkeypatch.delenv(proof.SETTING)
@@ -190,10 +234,10 @@ def test_it_can_be_turned_off(put: Any, monkeypatch: pytest.MonkeyPatch) -> None
 def test_nothing_is_tried_while_a_graph_is_captured(
     put: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, backward = put()
+    kernels = put()
     monkeypatch.setattr(proof, "_captures", lambda device: True)
     torch.testing.assert_close(step(), right())
-    assert (forward.launched, backward.launched) == (0, 0)
+    assert [kernel.launched for kernel in kernels] == [0, 0, 0]
     monkeypatch.undo()
     assert not proof._captures(CPU)
 
@@ -210,7 +254,7 @@ def test_an_op_in_a_graph_is_tried_when_the_graph_runs(put: Any) -> None:
 
 
 def test_threads_try_once(put: Any) -> None:
-    forward, _ = put()
+    forward, *_ = put()
     start, found = threading.Barrier(4), []
 
     def run() -> None:

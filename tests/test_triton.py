@@ -183,6 +183,42 @@ def test_compiles_for(
             assert registers <= 128, f"{options}: {registers} registers"
 
 
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_the_tails_compile_for(
+    capability: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from steelyard.losses import tails
+    from steelyard.ops.cuda import costs
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv(proof.SETTING, "0")
+    kernel = Launches(costs.tail_kernel)
+    monkeypatch.setattr(costs, "tail_kernel", kernel)
+    log_p = torch.empty(2**20, 1, device="meta")
+    vector, target = torch.empty(19, device="meta"), torch.empty_like(log_p, dtype=torch.long)
+    for parameter, tail, weight, samples in (
+        (None, tails.cross_entropy, None, None),
+        (2.0, tails.focal, vector, None),
+        (vector, tails.focal, None, log_p),
+        (1.0, tails.poly, vector, log_p),
+        (0.7, tails.generalized, None, None),
+        ((0.1, 4.0), tails.symmetric, None, None),
+    ):
+        problem = sy.ops.SoftmaxProblem(
+            target=target, tail=tail, parameter=parameter, weight=weight, sample_weight=samples
+        )
+        costs.costs(log_p, problem, 19)
+    assert {options["TAIL"] for _, options in kernel.calls} == {
+        tail.kernel for tail in vars(tails).values() if isinstance(tail, sy.ops.Tail)
+    }
+    for args, options in kernel.calls:
+        result = compiled(kernel.kernel, args, options, capability)
+        assert f".target sm_{capability}" in result.asm["ptx"]
+        assert ".local" not in result.asm["ptx"]  # nothing spills
+        reads = re.findall(r"ld\.global[.\w]*", result.asm["ptx"])
+        assert any(".v4.b32" in read for read in reads), reads  # log p, 16 bytes at a time
+
+
 LOGITS = torch.randn(4, 3)
 TARGET = torch.tensor([0, 2, 1, 0])
 

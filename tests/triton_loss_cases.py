@@ -1,5 +1,6 @@
 """Every loss of the table through the CUDA engine: run by test_triton.py."""
 
+import math
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from torch import Tensor
 from triton_place import DEVICE, ROUNDING, clean, on_gpu, on_the_cpu, poison, quietly
 
 import steelyard as sy
-from steelyard.ops import parts
-from steelyard.ops.cuda import proof
+from steelyard.losses import tails
+from steelyard.ops import SoftmaxProblem, parts
+from steelyard.ops.cuda import costs, plain, proof
 
 __all__ = ["clean", "on_the_cpu", "poison"]  # fixtures
 
@@ -61,6 +63,58 @@ def test_every_loss_is_the_references(row: Row, positions: str) -> None:
             )
             for mine, true in zip(ours, truth, strict=True):
                 torch.testing.assert_close(mine, true.float(), rtol=2e-5, atol=3e-6)
+
+
+@each_row
+def test_every_tail_is_in_a_kernel(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise AssertionError("plain torch was asked")
+
+    monkeypatch.setenv(proof.SETTING, "0")
+    monkeypatch.setattr(plain, "costs", fail)
+    proof.forget()
+    logits, index = make((7,))
+    value_and_gradient(row.build(engine="triton", weight=WEIGHT), logits, index)
+    proof.forget()
+
+
+PARAMETERS: dict[str, list[Any]] = {
+    "cross_entropy": [None],
+    "focal": [0.0, 0.5, 2.0, torch.tensor(3.0), torch.tensor([0.0, 0.5, 1.0, 2.0, 5.0])],
+    "poly": [0.0, 2.0],
+    "generalized": [0.1, 1.0],
+    "symmetric": [(0.0, 4.0), (0.5, 4.0)],
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_tails_at_the_edges(name: str) -> None:
+    """Of p next to 1 and next to 0; of 0 times an infinite loss; of a class that is not there."""
+    log_p = torch.tensor([0.0, -1e-30, -1e-7, -1e-3, -0.7, -40.0, -59.9, -60.1, -1e4])
+    log_p = torch.cat([log_p, log_p.new_tensor([-math.inf, -math.inf, math.nan, math.nan, 0.0])])
+    target = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 4, 0, 4, -100])
+    samples = torch.ones(14).index_fill_(0, torch.tensor([10, 12]), 0.0)
+    samples[13] = math.nan
+    on_device = [each.to(DEVICE).unsqueeze(1) for each in (log_p, target, samples)]
+    for parameter in PARAMETERS[name]:
+        problem = SoftmaxProblem(
+            target=on_device[1],
+            sample_weight=on_device[2],
+            weight=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], device=DEVICE),
+            tail=getattr(tails, name),
+            parameter=parameter.to(DEVICE) if isinstance(parameter, Tensor) else parameter,
+        )
+        loss, by_log_p, share = costs.costs(on_device[0], problem, 5)
+        right = plain.costs(on_device[0].double(), problem)
+        assert (loss[13], by_log_p[13]) == (0, 0)
+        for found, true in ((loss, right[0]), (share, right[2])):
+            assert found is not None
+            torch.testing.assert_close(found, true.float(), rtol=2e-5, atol=1e-37, equal_nan=True)
+        # Where log p is no number the gradient is none, whatever the slope is.
+        number = ~on_device[0].isnan()
+        torch.testing.assert_close(
+            by_log_p[number], right[1].float()[number], rtol=2e-5, atol=1e-18
+        )
 
 
 @each_row

@@ -10,7 +10,7 @@ import torch
 from triton_place import DEVICE, on_the_cpu, quietly
 
 import steelyard as sy
-from steelyard.ops.cuda import kernels, launch, proof
+from steelyard.ops.cuda import costs, kernels, launch, proof
 
 __all__ = ["on_the_cpu"]  # a fixture
 
@@ -27,6 +27,7 @@ SLIPS = {
     "what is ignored is read": ("wanted = y != ignore_index", "wanted = y == y", "log p"),
     "the other base": ("tl.exp(z - norm[:, None])", "tl.exp2(z - norm[:, None])", "gradient"),
     "the sign of the target": ("own = g * -_expm1", "own = g * _expm1", "gradient"),
+    "the sign of the tail's slope": ("-counts * slope", "counts * slope", "slope"),
     "a scale that is forgotten": (
         "by_logit *= tl.load(scale",
         "by_logit += 0 * tl.load(scale",
@@ -69,6 +70,7 @@ def test_a_slip_is_caught_and_replaced(
     spec.loader.exec_module(module)
     monkeypatch.setattr(launch, "forward_kernel", module.forward_kernel)
     monkeypatch.setattr(launch, "backward_kernel", module.backward_kernel)
+    monkeypatch.setattr(costs, "tail_kernel", module.tail_kernel)
     with pytest.warns(RuntimeWarning, match=f"at first use .*{what} was off by") as caught:
         found = step()
     assert len([w for w in caught if "steelyard" in str(w.message)]) == 1

@@ -92,14 +92,14 @@ def _symmetric(log_p: Tensor, parameters: tuple[float, float]) -> tuple[Tensor, 
 cross_entropy = CROSS_ENTROPY
 """−log p."""
 
-focal = Tail(_focal_value, _focal)
+focal = Tail(_focal_value, _focal, "focal")
 """−(1−p)^γ log p; γ may be one number per class, broadcastable to log p."""
 
-poly = Tail(_poly_value, _poly)
+poly = Tail(_poly_value, _poly, "poly")
 """−log p + ε(1−p)."""
 
-generalized = Tail(_generalized_value, _generalized)
+generalized = Tail(_generalized_value, _generalized, "generalized")
 """(1−p^q)/q, which tends to −log p for q → 0."""
 
-symmetric = Tail(_symmetric_value, _symmetric)
+symmetric = Tail(_symmetric_value, _symmetric, "symmetric")
 """−α log p + ρ(1−p), with the parameters (α, ρ)."""

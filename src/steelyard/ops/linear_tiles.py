@@ -16,8 +16,9 @@ from steelyard.ops.problem import Problem, Reduction, compute_dtype
 
 # A tile's logits: enough rows for the matrix products to be quick, and else what the cache holds.
 ROWS, ELEMENTS = 1024, 2**21
-# What a tile takes at the most. On an accelerator it has to keep the whole device busy.
-BYTES, BYTES_OF_ACCELERATOR = 52 * 2**20, 512 * 2**20
+# A tile's logits at the most: with what is needed beside them 64 MB. On an accelerator they have to
+# keep the whole device busy.
+BYTES, BYTES_OF_ACCELERATOR = 46 * 2**20, 512 * 2**20
 
 
 class Head(NamedTuple):

@@ -19,10 +19,12 @@ class Tail(NamedTuple):
         value: the function, in operations that autograd differentiates to any order.
         with_slope: the value and its slope, the derivative by −log p: how much of cross-entropy's
             gradient it has. A number where the slope is constant.
+        kernel: the name under which ``_tail`` of ``ops/cuda/kernels.py`` has it too, if it has.
     """
 
     value: Callable[[Tensor, Any], Tensor]
     with_slope: Callable[[Tensor, Any], tuple[Tensor, Tensor | float]]
+    kernel: str | None = None
 
     def __call__(self, log_p: Tensor, parameter: Any) -> Tensor:
         """The value."""
@@ -37,7 +39,7 @@ def _of_slope_one(log_p: Tensor, _: Any) -> tuple[Tensor, float]:
     return -log_p, 1.0
 
 
-CROSS_ENTROPY = Tail(_minus_log_p, _of_slope_one)
+CROSS_ENTROPY = Tail(_minus_log_p, _of_slope_one, "cross_entropy")
 """−log p."""
 
 

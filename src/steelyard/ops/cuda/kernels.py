@@ -1,10 +1,11 @@
 # A kernel is written in Triton's language, which has neither types nor attributes of its own.
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 # ruff: noqa: N803, N806
-"""The two kernels of the CUDA engine: log p of the target class, and its gradient.
+"""The kernels of the CUDA engine: log p of the target class, what that costs, and the gradient.
 
-A program has ``BLOCK_P`` positions and goes through their classes, ``BLOCK_C`` at a time. A logit
-is read once in each kernel and is float32 from then on. Rows that are ignored are not read.
+What it costs goes through positions alone. In the other two a program has ``BLOCK_P`` positions
+and goes through their classes, ``BLOCK_C`` at a time. A logit is read once in each of them and is
+float32 from then on. Rows that are ignored are not read.
 
 With S = 1 the positions of a program are rows n, and lanes run along the classes; with SPATIAL
 they are places s of one n, and lanes run along those. Positions are numbered p = n·S + s. Triton
@@ -17,6 +18,8 @@ import triton.language as tl
 
 # Stands for the largest of no logits: differences with it are finite or infinite, never NaN.
 LOWEST = tl.constexpr(-3.4028234663852886e38)
+# What no logarithm or quotient makes infinite.
+SMALLEST = tl.constexpr(1.1754943508222875e-38)
 
 
 @triton.jit
@@ -149,6 +152,80 @@ def forward_kernel(
     row = tl.where(wanted, tl.minimum(-odds, 0.0) - excess, 0.0)
     tl.store(log_p + p, row, mask=there)
     tl.store(lse + p, tl.where(wanted, tl.maximum(others, own) + excess, 0.0), mask=there)
+
+
+@triton.jit
+def _tail(log_p, a, b, TAIL: tl.constexpr):
+    """The tail of log p with parameters a and b, and its slope, the derivative by −log p.
+
+    The formulas are those of ``steelyard/losses/tails.py``.
+    """
+    value, slope = -log_p, tl.full(log_p.shape, 1.0, tl.float32)
+    if TAIL == "focal":
+        bounded = tl.maximum(log_p, -60.0)
+        miss = tl.maximum(-_expm1(bounded), SMALLEST)
+        power = tl.exp(a * tl.log(miss))
+        value *= power
+        slope = power * (1.0 - a * tl.exp(bounded) * (bounded / miss))
+    elif TAIL == "poly":
+        value -= a * _expm1(log_p)
+        slope += a * tl.exp(log_p)
+    elif TAIL == "generalized":
+        value = -_expm1(a * log_p) / a
+        slope = tl.exp(a * log_p)
+    elif TAIL == "symmetric":
+        missed = -b * _expm1(log_p)
+        value = tl.where(a == 0, missed, missed - a * log_p)  # 0 times an infinite log p is 0
+        slope = b * tl.exp(log_p) + a
+    else:
+        tl.static_assert(TAIL == "cross_entropy")
+    return value, slope
+
+
+@triton.jit(do_not_specialize=["P", "C", "ignore_index"])
+def tail_kernel(
+    log_p,  # (P,), float32: of the target class; 0 where ignored
+    target,  # (P,)
+    weight,  # (C,) or None
+    samples,  # (P,) or None
+    first,  # the tail's parameters: a number, one per class (C,), or None
+    second,
+    loss,  # (P,), float32
+    by_log_p,  # (P,), float32: the derivative of the loss
+    share,  # (P,), float32: what each counts; or None
+    P,
+    C,
+    ignore_index,
+    TAIL: tl.constexpr,
+    FIRST_OF_CLASS: tl.constexpr,
+    SECOND_OF_CLASS: tl.constexpr,
+    ALIGN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """What each position costs, and its derivative by log p; 0 where ignored."""
+    P = _multiple(P, ALIGN)
+    p = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    there = p < P
+    y = tl.load(target + p, mask=there, other=ignore_index)
+    wanted = y != ignore_index
+    valid = wanted & (y >= 0) & (y < C)
+    a, b = first, second
+    if FIRST_OF_CLASS:
+        a = tl.load(first + y, mask=valid, other=1.0).to(tl.float32)
+    if SECOND_OF_CLASS:
+        b = tl.load(second + y, mask=valid, other=1.0).to(tl.float32)
+    value, slope = _tail(tl.load(log_p + p, mask=there, other=0.0), a, b, TAIL)
+    counts = wanted.to(tl.float32)
+    if weight is not None:
+        counts *= tl.load(weight + y, mask=valid, other=1.0).to(tl.float32)
+    if samples is not None:
+        counts *= tl.load(samples + p, mask=there, other=0.0).to(tl.float32)
+        counts = tl.where(wanted, counts, 0.0)  # whatever stands there
+    # 0 times an infinite loss is 0.
+    tl.store(loss + p, tl.where(counts == 0, 0.0, counts * value), mask=there)
+    tl.store(by_log_p + p, tl.where(counts == 0, 0.0, -counts * slope), mask=there)
+    if share is not None:
+        tl.store(share + p, counts, mask=there)
 
 
 @triton.jit(do_not_specialize=["N", "ignore_index"])

@@ -1,12 +1,11 @@
 """The CUDA engine: log p of the target class in one kernel, its gradient in another.
 
-What belongs to a position (tail, weights, the sum) is plain torch on N numbers, around it. Nothing
-of the logits' size is kept: forward leaves log p and the log-sum-exp of each position, and backward
-reads the logits again and writes their gradient, so that a step moves 3·N·C numbers and allocates
-N·C. The block sizes follow from C, S and the dtype alone; nothing waits for the device.
+Between them stands what belongs to a position: :mod:`steelyard.ops.cuda.costs`. Nothing of the
+logits' size is kept: forward leaves log p and the log-sum-exp of each position, and backward reads
+the logits again and writes their gradient, so that a step moves 3·N·C numbers and allocates N·C.
+The block sizes follow from C, S and the dtype alone; nothing waits for the device.
 """
 
-import functools
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from steelyard.ops.cuda import plain, proof
 from steelyard.ops.cuda.blocks import Blocks
+from steelyard.ops.cuda.costs import costs
 from steelyard.ops.cuda.kernels import backward_kernel, forward_kernel
 from steelyard.ops.problem import Reduction, scaled
 from steelyard.ops.softmax import SoftmaxProblem
@@ -94,16 +94,28 @@ class _Cut(NamedTuple):
         _, classes, s = logits.shape
         one = not back and classes <= self.blocks.block_c
         variant = proof.Variant(logits.device, logits.dtype, *self, one, edits)
-        if proof.knows(variant, back=back) or not logits.numel():
+        kernel = variant.of_backward if back else variant
+        if proof.knows(kernel) or not logits.numel():
             return True
+        return proof.holds(kernel, lambda: self._off_by(variant, classes, s), variant.of_backward)
 
-        def backward(*given: Any) -> Tensor:
-            result = torch.empty_like(given[0])
-            _backward(self, result, *given)
-            return result
-
-        forward = functools.partial(_forward, self)
-        return proof.holds(variant, classes, s, forward, backward, back=back)
+    def _off_by(self, variant: proof.Variant, classes: int, places: int) -> dict[str, float]:
+        """How far log p and the gradient are from float64, in units of what is allowed."""
+        given, gradient = proof.small_problem(variant, classes, places)
+        logits, target, scale, bias, margin, ignore_index = given
+        log_p, lse = _forward(self, *given)
+        by_logits = torch.empty_like(logits)
+        _backward(self, by_logits, logits, target, scale, bias, log_p, lse, gradient, ignore_index)
+        wide = logits.double()
+        scale, bias, margin = (e if e is None else e.double() for e in (scale, bias, margin))
+        true, true_lse = plain.row_logprob(wide, target, scale, bias, margin, ignore_index)
+        by_true = plain.row_logprob_backward(
+            wide, target, scale, bias, true, true_lse, gradient.double(), ignore_index
+        )
+        return proof.compared(
+            ("log p", log_p, true, torch.float32),
+            ("its gradient", by_logits, by_true, variant.dtype),
+        )
 
 
 def _forward(
@@ -230,7 +242,7 @@ op.register_autograd(_differentiate, setup_context=_keep)
 backward_op.register_autograd(_refuse)
 
 
-# Log p of the target class and the log-sum-exp, (N, S); and times what each loss counts its slope.
+# Log p of the target class, the log-sum-exp, and the derivative of each loss by log p, (N, S).
 Kept = tuple[Tensor, Tensor, Tensor]
 
 
@@ -243,12 +255,9 @@ def forward(
     ignore_index = int(problem.ignore_index)
     edit = problem.scale, problem.bias, problem.margin
     log_p, lse = row_logprob(logits, problem.target, *edit, ignore_index)
-    ignored, index, share = _shares(problem)
-    value, slope = problem.tail.with_slope(log_p, problem.parameter_of(index))
-    if share is None:
-        share = ignored.logical_not()
-    kept = (log_p, lse, share * slope) if differentiate else None
-    value, divisor = reduction(scaled(share, value).view(shape), problem, share)
+    value, by_log_p, share = costs(log_p, problem, logits.shape[1])
+    kept = (log_p, lse, by_log_p) if differentiate else None
+    value, divisor = reduction(value.view(shape), problem, share)
     return value, divisor, kept
 
 
@@ -263,7 +272,7 @@ def backward(
     logits, problem = _with_places(logits, problem)
     if gradient.ndim:
         gradient = gradient.reshape(problem.target.shape)
-    log_p, lse, slope = kept
+    log_p, lse, by_log_p = kept
     return row_logprob_backward(
         logits,
         problem.target,
@@ -271,7 +280,7 @@ def backward(
         problem.bias,
         log_p,
         lse,
-        (slope * gradient).neg_(),
+        by_log_p * gradient,
         int(problem.ignore_index),
     ).view(shape)
 
@@ -282,17 +291,12 @@ def losses(logits: Tensor, problem: SoftmaxProblem, reduction: Reduction) -> Ten
     logits, problem = _with_places(logits, problem)
     edit = problem.scale, problem.bias, problem.margin
     log_p, _ = op(logits, problem.target, *edit, int(problem.ignore_index))
-    _, index, share = _shares(problem)
+    ignored = problem.target == problem.ignore_index
+    index = problem.target.masked_fill(ignored, 0)
+    share = problem.share(index, ignored)
     rows = problem.tail.value(log_p, problem.parameter_of(index))
     rows = (rows if share is None else scaled(share, rows)).view(shape)
     return reduction(rows, problem, share)[0]
-
-
-def _shares(problem: SoftmaxProblem) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Which positions (N, S) are ignored, their classes, 0 where ignored, and what they count."""
-    ignored = problem.target == problem.ignore_index
-    index = problem.target.masked_fill(ignored, 0)
-    return ignored, index, problem.share(index, ignored)
 
 
 def _with_places(logits: Tensor, problem: SoftmaxProblem) -> tuple[Tensor, SoftmaxProblem]:

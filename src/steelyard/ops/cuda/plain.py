@@ -7,7 +7,7 @@ not use autograd.
 import torch
 from torch import Tensor
 
-from steelyard.ops.problem import compute_dtype, edited
+from steelyard.ops.problem import compute_dtype, edited, scaled
 from steelyard.ops.softmax import SoftmaxProblem
 
 
@@ -47,3 +47,14 @@ def row_logprob_backward(
     by_logits.scatter_(1, target.masked_fill(ignored, 0).unsqueeze(1), own.unsqueeze(1))
     by_logits = edited(by_logits, None, scale, None, None)
     return torch.empty_like(logits).copy_(by_logits.masked_fill_(ignored.unsqueeze(1), 0))
+
+
+def costs(log_p: Tensor, problem: SoftmaxProblem) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses, their derivative by log p, and what each counts; see :func:`costs.costs`."""
+    ignored = problem.target == problem.ignore_index
+    index = problem.target.masked_fill(ignored, 0)
+    share = problem.share(index, ignored)
+    if share is None:
+        share = ignored.logical_not()
+    value, slope = problem.tail.with_slope(log_p, problem.parameter_of(index))
+    return scaled(share, value), share * -slope, share

@@ -15,12 +15,11 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from steelyard.ops.cuda import plain
 from steelyard.ops.cuda.blocks import Blocks
 
 SETTING = "STEELYARD_PROOF"
@@ -42,6 +41,7 @@ class Variant(NamedTuple):
         align: what divides the strides.
         one: whether a program of the forward kernel holds all classes; no matter to the other.
         edits: whether there are scale, bias and, in the forward kernel, margin.
+        back: whether it is the backward kernel.
     """
 
     device: torch.device
@@ -50,11 +50,12 @@ class Variant(NamedTuple):
     align: int
     one: bool
     edits: tuple[bool, bool, bool]
+    back: bool = False
 
     @property
     def of_backward(self) -> "Variant":
-        """As far as the backward kernel is concerned."""
-        return self._replace(one=False, edits=(*self.edits[:2], False))
+        """The backward kernel that goes with a forward one."""
+        return self._replace(one=False, edits=(*self.edits[:2], False), back=True)
 
     def __str__(self) -> str:
         spatial, block_p, block_c, warps = self.blocks
@@ -62,47 +63,46 @@ class Variant(NamedTuple):
         return f"{dtype}, {along}, blocks of {block_p} × {block_c}, {warps} warps"
 
 
-Forward = Callable[..., tuple[Tensor, Tensor]]
-Backward = Callable[..., Tensor]
+class Kernel(Protocol):
+    """What was tried, or is to be: hashable, and its text tells it from others."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+
 
 _lock = threading.Lock()
-_forward: set[Variant] = set()
-_backward: set[Variant] = set()
+_proved: set[Kernel] = set()
 _refused: dict[torch.device, str] = {}
 
 
-def knows(variant: Variant, *, back: bool) -> bool:
+def knows(kernel: Kernel) -> bool:
     """Whether a kernel was tried, and may be used."""
-    return variant in (_backward if back else _forward)
+    return kernel in _proved
 
 
-def holds(
-    variant: Variant, classes: int, places: int, forward: Forward, backward: Backward, *, back: bool
-) -> bool:
+def holds(kernel: Kernel, off_by: Callable[[], dict[str, float]], *others: Kernel) -> bool:
     """Whether a kernel may be used; tries it where nobody has.
 
     Args:
-        variant: of the kernel.
-        classes: C.
-        places: S.
-        forward: launches this variant, as :func:`launch.row_logprob` is called.
-        backward: the same for the gradient.
-        back: whether it is the backward kernel that is wanted.
+        kernel: which one.
+        off_by: launches it on a small problem; how far what it finds is from float64, each by its
+            name, in units of what is allowed.
+        *others: kernels that are tried by that as well.
     """
-    if variant.device in _refused or _captures(variant.device):
+    device = kernel.device
+    if device in _refused or _captures(device):
         return False
     with _lock:
-        if variant.device in _refused or knows(variant, back=back):  # by another thread
-            return variant.device not in _refused
-        reason = _tried(variant, classes, places, forward, backward) if is_on() else None
+        if device in _refused or knows(kernel):  # by another thread
+            return device not in _refused
+        reason = _tried(kernel, off_by) if is_on() else None
         if reason is None:
-            _backward.add(variant.of_backward)
-            if not back:
-                _forward.add(variant)
+            _proved.update((kernel, *others))
             return True
-        _refused[variant.device] = reason
+        _refused[device] = reason
     warnings.warn(
-        f"steelyard: its CUDA kernels are not used on {variant.device}: {reason}. Plain torch "
+        f"steelyard: its CUDA kernels are not used on {device}: {reason}. Plain torch "
         f"takes their place, which is right but slower. Please report this text; {SETTING}=0 in "
         "the environment uses the kernels all the same",
         RuntimeWarning,
@@ -124,8 +124,7 @@ def is_on() -> bool:
 def forget() -> None:
     """Take every kernel for untried."""
     with _lock:
-        _forward.clear()
-        _backward.clear()
+        _proved.clear()
         _refused.clear()
 
 
@@ -133,45 +132,29 @@ def _captures(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _tried(
-    variant: Variant, classes: int, places: int, forward: Forward, backward: Backward
-) -> str | None:
-    """Why the kernels of a variant are not to be used, if so."""
+def _tried(kernel: Kernel, off_by: Callable[[], dict[str, float]]) -> str | None:
+    """Why a kernel is not to be used, if so."""
     try:
-        off = _off_by(variant, classes, places, forward, backward)
+        off = off_by()
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise  # of a device that is full, or broken: it says nothing about the kernel
     except Exception as error:
         text = str(error).strip().splitlines()
-        return f"a kernel failed ({variant}): {type(error).__name__}: {text[0] if text else ''}"
+        return f"a kernel failed ({kernel}): {type(error).__name__}: {text[0] if text else ''}"
     for name, times in off.items():
         if not times <= 1:
-            return f"at first use {name} was off by {times:.3g} times what is allowed ({variant})"
+            return f"at first use {name} was off by {times:.3g} times what is allowed ({kernel})"
     return None
 
 
-def _off_by(
-    variant: Variant, classes: int, places: int, forward: Forward, backward: Backward
-) -> dict[str, float]:
-    """How far log p and the gradient are from float64, in units of what is allowed."""
-    given, gradient = small_problem(variant, classes, places)
-    logits, target, scale, bias, margin, ignore_index = given
-    log_p, lse = forward(*given)
-    by_logits = backward(logits, target, scale, bias, log_p, lse, gradient, ignore_index)
-    wide = logits.double()
-    scale, bias, margin = (e if e is None else e.double() for e in (scale, bias, margin))
-    true, true_lse = plain.row_logprob(wide, target, scale, bias, margin, ignore_index)
-    by_true = plain.row_logprob_backward(
-        wide, target, scale, bias, true, true_lse, gradient.double(), ignore_index
-    )
+def compared(*each: tuple[str, Tensor, Tensor, torch.dtype]) -> dict[str, float]:
+    """How far each is from float64, in units of what is allowed: name, found, right, and dtype."""
     ratios = []
-    for found, right, bound in (
-        (log_p, true, BOUND[torch.float32]),
-        (by_logits, by_true, BOUND[variant.dtype]),
-    ):
-        ratio = (found.double() - right).abs() / (bound * right.abs() + NOTHING)
+    for _, found, right, dtype in each:
+        ratio = (found.double() - right).abs() / (BOUND[dtype] * right.abs() + NOTHING)
         ratios.append(ratio.nan_to_num(nan=torch.inf, posinf=torch.inf).max())
-    return dict(zip(("log p", "its gradient"), torch.stack(ratios).tolist(), strict=True))
+    names = [name for name, *_ in each]
+    return dict(zip(names, torch.stack(ratios).tolist(), strict=True))
 
 
 def small_problem(
