@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_peers
 from steelyard.ops.cuda import blocks
 
 
@@ -28,17 +28,17 @@ def test_it_runs_to_its_end_without_a_gpu(
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found["rehearsal"]
     assert [size["name"] for size in found["sizes"]] == [
-        f"C = {classes}, {dtype}" for classes in gpu.TINY for dtype in ("float32", "bfloat16")
+        f"C = {classes}, {dtype}" for classes in gpu_peers.TINY for dtype in ("float32", "bfloat16")
     ]
     for size in found["sizes"]:
         assert set(size["peers"]) == {
-            gpu.COPY,
-            gpu.FIRST,
+            gpu_peers.COPY,
+            gpu_peers.FIRST,
             "steelyard cross-entropy",
             "steelyard cross-entropy, smoothing",
         }
-        assert size["peers"][gpu.FIRST]["÷ F.cross_entropy"] == 1
-        assert size["peers"][gpu.COPY]["share of copy"] == 1
+        assert size["peers"][gpu_peers.FIRST]["÷ F.cross_entropy"] == 1
+        assert size["peers"][gpu_peers.COPY]["share of copy"] == 1
     assert found["launches"]["steelyard cross-entropy"] > 0
     assert "linear_loss, focal" in found["head"]
     # One line for each thing that could not be done.
@@ -64,7 +64,7 @@ def test_it_runs_to_its_end_without_a_gpu(
 def test_what_there_is_no_time_for_is_said(run: gpu.Run) -> None:
     run.end -= 100
     assert list(gpu.sizes(run, 1.0)) == []
-    assert len(run.missing) == 2 * len(gpu.TINY)
+    assert len(run.missing) == 2 * len(gpu_peers.TINY)
     assert run.missing[0].startswith("C = 2, float32: -")
     assert run.missing[0].endswith(" s were left")
 
@@ -149,4 +149,4 @@ def test_the_sizes_are_those_that_are_promised() -> None:
     assert gpu.HEAD == (8192, 4096, 128000)
     assert gpu.LAUNCH == (256, 100)
     assert (torch.float32, torch.bfloat16) == gpu.DTYPES
-    assert (gpu.FLOOR, gpu.CLEARLY) == (1.5, 0.95)
+    assert (gpu_peers.FLOOR, gpu.CLEARLY) == (1.5, 0.95)
