@@ -201,7 +201,9 @@ def test_no_temperature_has_less_log_loss(seed, scale, classes):
 
 def test_temperatures_have_ends():
     right = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    assert sy.fit_temperature(right, torch.tensor([0, 1])) == 1e-3
+    # Rows that are all right would have a model that is wholly sure, and wrong once without end.
+    assert sy.fit_temperature(right, torch.tensor([0, 1])) == 1
+    assert sy.fit_temperature(100 * right, torch.tensor([0, 1])) == 1
     assert sy.fit_temperature(right, torch.tensor([1, 0])) == 1e3
     with_rule = torch.tensor([[0.0, -torch.inf], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
     assert sy.fit_temperature(with_rule, torch.tensor([0, 0, 0, 1])) == pytest.approx(

@@ -205,8 +205,9 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, ignore_index: int = -100)
         ignore_index: rows of this label count nowhere.
 
     Returns:
-        T in [0.001, 1000]. Where every row is right, the loss falls as T falls, and T is 0.001;
-        where the logits know nothing of the labels, it is 1000.
+        T in (0.001, 1000]. Where every row is right, the log loss falls as long as T does. Such rows
+        do not say how sure the model may be, and T is 1. Where the logits know nothing of the
+        labels, T is 1000.
 
     Raises:
         TypeError: logits are not floating, or labels no integers.
@@ -242,7 +243,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, ignore_index: int = -100)
     if slope(low) >= 0:
         return _HOTTEST
     if slope(high) <= 0:
-        return _COLDEST
+        return 1.0
     for _ in range(_HALVINGS):
         middle = (low * high) ** 0.5
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
