@@ -205,9 +205,9 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, ignore_index: int = -100)
         ignore_index: rows of this label count nowhere.
 
     Returns:
-        T in (0.001, 1000]. Where every row is right, the log loss falls as long as T does. Such rows
-        do not say how sure the model may be, and T is 1. Where the logits know nothing of the
-        labels, T is 1000.
+        T in (0.001, 1000]. Where every row is right, the log loss falls as long as T does. Such
+        rows do not say how sure the model may be, and T is 1. Where the logits know nothing of
+        the labels, T is 1000.
 
     Raises:
         TypeError: logits are not floating, or labels no integers.
