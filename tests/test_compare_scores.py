@@ -6,6 +6,7 @@ import torch
 from sklearn import metrics as sk
 
 from steelyard import compare
+from steelyard._units import shown
 from steelyard.compare.decisions import Decided
 from steelyard.compare.scores import TITLES, Scoring, score_predictions
 from steelyard.compare.study import StudyError
@@ -147,3 +148,17 @@ def test_a_tuned_decision_is_what_its_lines_of_code_do(select):
     validation = [entry["seeds"][0]["trials"][0]["validation"] for entry in (plain, tuned)]
     assert validation[1] >= validation[0] - 1e-12
     assert tuned["seeds"][0]["curve"]["validation"] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.00123456, "0.001235"),
+        (3.88, "3.88"),
+        (999.96, "1000"),
+        (54321.4, "54,321"),
+        (-2e6, "-2,000,000"),
+    ],
+)
+def test_costs_of_any_size_have_no_exponent(value, words):
+    assert shown("mean_cost", value) == words

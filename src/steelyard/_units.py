@@ -45,13 +45,13 @@ def sign(score: str) -> int:
 def shown(score: str, value: float, *, change: bool = False) -> str:
     """A score as a number without its unit; a change has its sign.
 
-    Costs may be of any size: they have four digits.
+    Costs may be of any size: they have four digits, and before the point all.
     """
     plus = "+" if change else ""
     if is_share(score):
         return f"{100 * value:{plus}.1f}"
     if unit(score) == "per row":
-        return f"{value:{plus}.4g}"
+        return f"{value:{plus},.0f}" if abs(value) >= 1000 else f"{value:{plus}.4g}"
     return f"{value:{plus}.3f}"
 
 
