@@ -51,6 +51,7 @@ def test_a_notebook_is_its_example(name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_notebooks_run(tmp_path):
     subprocess.run(
         [sys.executable, FOLDER / "make.py", tmp_path],
