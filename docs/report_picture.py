@@ -1,4 +1,4 @@
-"""The look at a report in README.md: `make demo`, then `python docs/report_picture.py`."""
+"""The look at a report in README.md: its argument is the report of docs/compare.md's study."""
 
 import io
 import shutil
@@ -9,7 +9,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 HERE = Path(__file__).parent
-SIZE = {"width": 1100, "height": 800}
+SIZE = {"width": 1100, "height": 980}
 QUIET = ["--no-sandbox", "--disable-gpu"]
 
 
@@ -27,6 +27,5 @@ def look(page: Path) -> Image.Image:
 
 
 if __name__ == "__main__":
-    report = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parent / "demo-results/report.html"
-    picture = look(report).convert("RGB").quantize(32, dither=Image.Dither.NONE)
+    picture = look(Path(sys.argv[1])).convert("RGB").quantize(32, dither=Image.Dither.NONE)
     picture.save(HERE / "pictures" / "report.png", optimize=True)
