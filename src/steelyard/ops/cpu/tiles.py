@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from steelyard.ops.cpu import distributions, sigmoid, smoothed, softmax
+from steelyard.ops.cpu import distributions, ranks, sigmoid, smoothed, softmax
 from steelyard.ops.cpu.pages import empty_like
 from steelyard.ops.cpu.walk import Arithmetic, walk
 from steelyard.ops.problem import Problem, Reduction, compute_dtype
-from steelyard.ops.sigmoid import CellProblem
+from steelyard.ops.sigmoid import CellProblem, RankProblem
 from steelyard.ops.softmax import SoftmaxProblem
 
 
@@ -28,6 +28,7 @@ def _of_softmax(problem: SoftmaxProblem) -> Arithmetic:
 FAMILIES: dict[type[Problem], Callable[[Any], Arithmetic]] = {
     SoftmaxProblem: _of_softmax,
     CellProblem: lambda _: sigmoid.ARITHMETIC,
+    RankProblem: lambda _: ranks.ARITHMETIC,
 }
 
 # The gradient of the losses, and the factor per position with which it is still to be multiplied.
