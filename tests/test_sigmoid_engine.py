@@ -13,7 +13,7 @@ from test_engines import least_peak
 from torch import Tensor
 
 import steelyard as sy
-from steelyard.ops.cpu import ranks, sigmoid
+from steelyard.ops.cpu import ranks, sigmoid, tiles
 
 INF = float("inf")
 each_row = pytest.mark.parametrize("row", SIGMOID_TABLE, ids=lambda row: row.id)
@@ -131,6 +131,11 @@ def test_explain_engine_names_who_does_cells() -> None:
     assert asked.reason == "asked for by name"
     softmax = sy.explain_engine(logits, target, loss=sy.FocalLoss(label_smoothing=0.1))
     assert softmax.engine == "blocked"
+
+
+def test_a_family_without_an_arithmetic_is_left_to_the_reference() -> None:
+    alone = sy.ops.Problem(target=torch.zeros(3))
+    assert tiles.obstacle(alone) == "it has no arithmetic for a Problem"
 
 
 @pytest.mark.parametrize("row", SIGMOID_TABLE, ids=lambda row: row.id)
