@@ -113,9 +113,11 @@ def test_loss_names_follow_from_the_public_losses():
     assert names["cross-entropy"] is sy.CrossEntropyLoss
     assert names["ldam"] is sy.LDAMLoss
     assert names["logit-adjusted"] is sy.LogitAdjustedLoss
+    assert names["bce-with-logits"] is sy.BCEWithLogitsLoss
+    assert names["dice-ce"] is sy.DiceCELoss
     public = {getattr(sy, name) for name in sy.losses.__all__ if name.endswith("Loss")}
-    softmax = {kind for kind in public if issubclass(kind, sy.SoftmaxLoss)}
-    assert set(names.values()) == softmax - {sy.SoftmaxLoss}
+    bases = {sy.SoftmaxLoss, sy.SigmoidLoss, sy.RegionLoss, sy.CompoundLoss}
+    assert set(names.values()) == public - bases
 
 
 @pytest.mark.parametrize(
@@ -160,11 +162,53 @@ def test_explain_survives_what_no_tensor_holds(capsys, arguments, message):
     assert len(said) < 300
 
 
+SEVERAL = ["--logits", "[[2, -1], [0.5, 1]]", "--target", "[[1, 0], [0, -1]]"]
+IMAGES = ["--logits", "[[[2, 0, 0], [0, 2, 0]]]", "--target", "[[0, 1, 1]]"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loss"),
+    [
+        ([*SEVERAL, "--loss", "bce-with-logits", "--pos-weight", "2,3"],
+         sy.BCEWithLogitsLoss(pos_weight=[2.0, 3.0])),
+        ([*SEVERAL, "--loss", "sigmoid-focal", "--mean-over", "positive"],
+         sy.SigmoidFocalLoss(mean_over="positive")),
+        ([*SEVERAL, "--loss", "sigmoid-logit-adjusted", "--class-counts", "3,1", "--total", "9"],
+         sy.SigmoidLogitAdjustedLoss(class_counts=[3, 1], total=9)),
+        ([*SEVERAL, "--loss", "dice", "--activation", "sigmoid", "--ignore-index", "-1"],
+         sy.DiceLoss(activation="sigmoid", ignore_index=-1)),
+        ([*IMAGES, "--loss", "dice", "--squared", "--absent", "count", "--smooth", "1"],
+         sy.DiceLoss(squared=True, absent="count", smooth=1.0)),
+        ([*IMAGES, "--loss", "generalized-dice", "--weighting", "simple"],
+         sy.GeneralizedDiceLoss(weighting="simple")),
+        ([*IMAGES, "--loss", "dice-ce", "--dice", "0.5", "--weight", "1,2", "--per", "batch"],
+         sy.DiceCELoss(dice=0.5, weight=[1.0, 2.0], per="batch")),
+    ],
+)  # fmt: skip
+def test_explain_takes_losses_of_several_labels_and_of_regions(capsys, arguments, loss):
+    logits, target = (torch.tensor(json.loads(arguments[i])) for i in (1, 3))
+    code, printed, said = run(capsys, "explain", *arguments, "--json")
+    assert code == 0, said
+    expected = float(loss(logits.float(), target))
+    assert json.loads(printed)["result"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_explain_says_what_another_loss_would_take(capsys):
+    _, _, said = run(capsys, "explain", *SEVERAL, "--loss", "focal")
+    assert said.startswith("steelyard: target has shape (2, 2)")
+    _, _, said = run(capsys, "explain", *ROW, "--loss", "bce-with-logits")
+    assert said.startswith("steelyard: target has shape (1,)")
+    _, _, said = run(capsys, "explain", *ROW, "--per", "batch")
+    assert said.startswith("steelyard: CrossEntropyLoss() has no keyword 'per'")
+
+
 def test_every_number_that_a_loss_takes_is_an_option_of_explain(capsys):
     for name, kind in losses_by_name().items():
         counts = ["--class-counts", "9,1"] if "class_counts" in str(signature(kind)) else []
+        counts += ["--total", "20"] if "total" in signature(kind).parameters else []
         for keyword in signature(kind).parameters.values():
             if isinstance(keyword.default, float):
                 option = f"--{keyword.name.replace('_', '-')}"
-                arguments = [*ROW, "--loss", name, *counts, option, keyword.default]
+                row = SEVERAL if issubclass(kind, sy.SigmoidLoss) else ROW
+                arguments = [*row, "--loss", name, *counts, option, keyword.default]
                 assert run(capsys, "explain", *arguments)[0] == 0, (name, option)

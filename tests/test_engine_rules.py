@@ -319,3 +319,45 @@ def test_explain_engine_names_who_does_the_work() -> None:
     assert sy.explain_engine(many, index).engine == "blocked"
     assert sy.explain_engine(few, index[:6], label_smoothing=0.1).engine == "blocked"
     assert sy.explain_engine(few, index[:6], engine="blocked").engine == "blocked"
+
+
+@pytest.mark.parametrize("samples", [None, torch.tensor([2.0, 0.0, 1.0], dtype=torch.float64)])
+def test_probabilities_of_0_have_a_derivative(samples: torch.Tensor | None) -> None:
+    """ℓ is linear in the target: its derivative is the loss of each class, however little it has."""
+    logits = torch.randn(3, 4, dtype=torch.float64)
+    weight = torch.tensor([1.0, 2.0, 0.5, 3.0], dtype=torch.float64)
+    target = torch.tensor([[1, 0, 0, 0], [0, 0.5, 0.5, 0], [0.1, 0.2, 0.3, 0.4]]).double()
+    p, factor = logits.softmax(1), 1.0 if samples is None else samples.unsqueeze(1)
+    for loss, tail in (
+        (sy.CrossEntropyLoss(weight=weight, reduction="sum"), -p.log()),
+        (sy.FocalLoss(gamma=2.0, weight=weight, reduction="sum"), -((1 - p) ** 2) * p.log()),
+    ):
+        t = target.clone().requires_grad_()
+        (found,) = torch.autograd.grad(loss(logits, t, samples), t)
+        torch.testing.assert_close(found, factor * weight * tail)
+    t = target.clone().requires_grad_()
+    (theirs,) = torch.autograd.grad(F.cross_entropy(logits, t, reduction="sum"), t)
+    t = target.clone().requires_grad_()
+    (ours,) = torch.autograd.grad(sy.cross_entropy_loss(logits, t, reduction="sum"), t)
+    torch.testing.assert_close(ours, theirs)
+    # Of a class that is ruled out the loss is infinite, and has no derivative that is of use.
+    ruled_out = logits.index_fill(1, torch.tensor([3]), -math.inf)
+    t = target[:2].clone().requires_grad_()
+    value = sy.cross_entropy_loss(ruled_out[:2], t)
+    (found,) = torch.autograd.grad(value, t)
+    assert value.isfinite() and found.isfinite().all()
+
+
+def test_a_sample_weight_of_0_has_a_derivative() -> None:
+    logits, index = torch.randn(3, 4, dtype=torch.float64), torch.tensor([0, 1, 2])
+    s = torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
+    (found,) = torch.autograd.grad(
+        sy.focal_loss(logits, index, sample_weight=s, reduction="sum"), s
+    )
+    torch.testing.assert_close(found, sy.focal_loss(logits, index, reduction="none"))
+    cells = torch.nn.functional.one_hot(index, 4).double()
+    (found,) = torch.autograd.grad(
+        sy.bce_with_logits_loss(logits, cells, sample_weight=s, reduction="sum"), s
+    )
+    wanted = F.binary_cross_entropy_with_logits(logits, cells, reduction="none").sum(1)
+    torch.testing.assert_close(found, wanted)

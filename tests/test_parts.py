@@ -91,7 +91,7 @@ def test_parts_of_regions_are_the_whole(
     assert 0 < max(accelerator) <= SMALL
 
 
-@pytest.mark.parametrize("row", [TABLE[1], SIGMOID_TABLE[0], *OF_SUMS[:2]], ids=lambda row: row.id)
+@pytest.mark.parametrize("row", [TABLE[1], SIGMOID_TABLE[0], *OF_SUMS], ids=lambda row: row.id)
 def test_the_host_looks_at_no_number(row: Any) -> None:
     """On a device that has none."""
     logits, targets = row.family.make((7, 2, 2), dtype=torch.float32)
@@ -100,6 +100,22 @@ def test_the_host_looks_at_no_number(row: Any) -> None:
         for reduction in ("mean", "none"):
             loss = row.build(engine="blocked", reduction=reduction, **row.family.ignoring(form))
             loss(leaf, target.to("meta")).sum().backward()
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("build", [sy.DiceLoss, sy.DiceCELoss, sy.LovaszLoss])
+def test_the_host_looks_at_no_number_of_regions(build: Any, activation: str) -> None:
+    """Nor whether a pixel is ignored, a class absent, or a ratio 0/0."""
+    leaf = torch.empty(3, C, 4, 4, device="meta", requires_grad=True)
+    index = torch.empty(3, 4, 4, dtype=torch.long, device="meta")
+    cells, samples = torch.empty(3, C, 4, 4, device="meta"), torch.empty(3, 4, 4, device="meta")
+    targets = [cells] if build is sy.DiceCELoss and activation == "sigmoid" else [index, cells]
+    for target, per, absent in itertools.product(targets, ("image", "batch"), ("skip", "count")):
+        loss = build(activation=activation, per=per, absent=absent, weight=[1.0] * C)
+        loss(leaf, target, samples).backward()
+        if per == "batch" and build is sy.DiceLoss:
+            totals = loss.statistics(leaf, target, samples)
+            loss(leaf, target, samples, totals=totals).backward()
 
 
 def test_a_compound_takes_the_sums_of_parts() -> None:

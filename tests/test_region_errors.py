@@ -121,7 +121,7 @@ def test_a_sum_of_losses_refuses_what_it_cannot_do() -> None:
     batch = sy.DiceCELoss(per="batch")
     totals = batch.statistics(logits, y)
     assert refusal(ValueError, lambda: batch(logits, y, denominator=torch.ones(2))).startswith(
-        "DiceCELoss has a part with per='batch' is one ratio over all images"
+        "DiceCELoss has a part that denominators alone make wrong: per='batch' is one ratio"
     )
     assert refusal(ValueError, lambda: batch(logits, y, totals=totals)) == (
         "totals make the part with per='batch' exact, and the others want theirs: give "

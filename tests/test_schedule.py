@@ -89,3 +89,33 @@ def test_a_single_position_and_compile() -> None:
     for epoch in (0, 1):
         loss.set_epoch(epoch)
         torch.testing.assert_close(compiled(LOGITS, TARGET), loss(LOGITS, TARGET))
+
+
+def test_every_part_of_a_sum_is_weighted_from_start_on() -> None:
+    weight = [1.0, 2.0, 3.0]
+    logits, target = torch.randn(2, 3, 8), torch.randint(3, (2, 8))
+    plain = sy.DiceCELoss(dice=0.5, smooth=1.0)
+    loss = sy.DeferredReweighting(plain, weight, start=1)
+    torch.testing.assert_close(loss(logits, target), plain(logits, target))
+    loss.set_epoch(1)
+    wanted = sy.DiceCELoss(dice=0.5, smooth=1.0, weight=weight)
+    torch.testing.assert_close(loss(logits, target), wanted(logits, target))
+    torch.testing.assert_close(loss.denominator(target), wanted.denominator(target))
+    assert plain.weight is None
+    loss.set_epoch(0)
+    with pytest.raises(ValueError, match="3 values"):
+        loss(torch.randn(2, 4, 8), target)
+
+
+def test_what_the_loss_refuses_is_refused_of_it_too() -> None:
+    weight = [1.0, 2.0, 3.0]
+    with pytest.raises(ValueError, match="DiceCELoss has class weights of its own"):
+        sy.DeferredReweighting(sy.DiceCELoss(weight=weight), weight, start=1)
+    deferred = sy.DeferredReweighting(sy.DiceCELoss(), weight, start=1)
+    with pytest.raises(TypeError, match="a part is a DeferredReweighting, which has weights of"):
+        sy.DeferredReweighting(sy.CompoundLoss([(1.0, deferred)]), weight, start=1)
+    with pytest.raises(ValueError, match="DiceCELoss adds means with denominators of their own"):
+        sy.ExactMean(deferred)
+    of_batch = sy.DeferredReweighting(sy.DiceLoss(per="batch"), weight, start=1)
+    with pytest.raises(ValueError, match="per='batch' is one ratio over all images"):
+        sy.ExactMean(of_batch)

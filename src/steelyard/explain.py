@@ -10,9 +10,11 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard._explain_cells import CellExplanation, explain_cells
+from steelyard._explain_compound import CompoundExplanation, explain_compound
 from steelyard._explain_regions import explain_regions
 from steelyard.linear import engine_of_head
 from steelyard.losses.cells import CellForm, SigmoidLoss, check_cells
+from steelyard.losses.compound import CompoundLoss
 from steelyard.losses.contract import check_probabilities, check_sample_weight
 from steelyard.losses.module import Loss
 from steelyard.losses.options import Options
@@ -135,12 +137,12 @@ _HEADINGS = (
 
 
 def explain(
-    loss: Loss | DeferredReweighting,
+    loss: Loss | CompoundLoss | DeferredReweighting,
     logits: Tensor,
     target: Tensor,
     sample_weight: Tensor | None = None,
     denominator: float | Tensor | None = None,
-) -> Explanation | CellExplanation:
+) -> Explanation | CellExplanation | CompoundExplanation:
     """Work out one loss value by hand, in float64.
 
     Args:
@@ -155,7 +157,7 @@ def explain(
         and contribution; of several labels, for each cell its edited logit, p, what it costs if
         its class is there and if not, weights and contribution; of regions, for each class in each
         image I, P, T, the ratio, the loss, weight and contribution. Then numerator, denominator
-        and result.
+        and result. Of a sum of losses that of each part, their factors and the sum.
 
     Raises:
         ValueError: probabilities that are negative, NaN, or do not sum to 1, or targets of cells
@@ -174,6 +176,8 @@ def explain(
         return explain_cells(loss, logits, target, sample_weight, denominator)
     if isinstance(loss, RegionLoss):
         return explain_regions(loss, logits, target, sample_weight, denominator)
+    if isinstance(loss, CompoundLoss):
+        return explain_compound(loss, logits, target, sample_weight, denominator, explain)
     if not isinstance(loss, SoftmaxLoss):
         raise TypeError(f"loss is a {type(loss).__name__}, expected a loss of steelyard")
     check_shapes(logits, target)

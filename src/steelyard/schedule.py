@@ -4,6 +4,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from steelyard.losses.compound import CompoundLoss
 from steelyard.losses.module import Loss
 from steelyard.losses.options import check_number
 from steelyard.losses.regions import RegionLoss
@@ -17,7 +18,8 @@ class DeferredReweighting(nn.Module):
     fifth or so of the training they only move the decision.
 
     Args:
-        loss: a loss of this library without weights.
+        loss: a loss of this library without weights; of a sum of losses, such as
+            :class:`DiceCELoss`, every part takes the weights.
         weight: class weights, as every loss takes them.
         start: the first weighted epoch, counted as :meth:`set_epoch` counts.
 
@@ -35,9 +37,9 @@ class DeferredReweighting(nn.Module):
         Cao et al., NeurIPS 2019, arXiv:1906.07413.
     """
 
-    def __init__(self, loss: Loss, weight: PerClass, start: int) -> None:
+    def __init__(self, loss: Loss | CompoundLoss, weight: PerClass, start: int) -> None:
         super().__init__()
-        if not isinstance(loss, Loss):
+        if not isinstance(loss, Loss | CompoundLoss):
             raise TypeError(f"loss is a {type(loss).__name__}, expected a loss of steelyard")
         if loss.weight is not None:
             raise ValueError(
@@ -46,7 +48,7 @@ class DeferredReweighting(nn.Module):
             )
         check_number("start", start, 0)
         self.unweighted = loss
-        self.weighted = loss.with_weight(weight)
+        self.weighted: Loss | CompoundLoss = loss.with_weight(weight)
         self.start = start
         self.epoch = 0
 
@@ -60,7 +62,7 @@ class DeferredReweighting(nn.Module):
         return self.epoch >= self.start
 
     @property
-    def current(self) -> Loss:
+    def current(self) -> Loss | CompoundLoss:
         """The loss in force, unweighted or weighted."""
         return self.weighted if self.active else self.unweighted
 
@@ -83,11 +85,17 @@ class DeferredReweighting(nn.Module):
         """What the mean of the loss in force divides by; see :meth:`SoftmaxLoss.denominator`."""
         return self.current.denominator(target, sample_weight)
 
+    def __getattr__(self, name: str) -> Any:
+        """The refusals that the loss has; see :class:`RegionLoss` and :class:`CompoundLoss`."""
+        if name.startswith("refuse_"):
+            return getattr(self.unweighted, name)
+        return super().__getattr__(name)
+
     def statistics(
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
         """The sums of a loss over regions; see :meth:`RegionLoss.statistics`."""
-        if not isinstance(self.current, RegionLoss):
+        if not isinstance(self.current, RegionLoss | CompoundLoss):
             raise TypeError(
                 f"{type(self.current).__name__} has no statistics: they are of losses over regions"
             )

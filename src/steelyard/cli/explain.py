@@ -6,13 +6,14 @@ import argparse
 import ast
 import inspect
 import json
+import re
 from typing import Any
 
 import torch
 
 import steelyard as sy
 from steelyard.cli.usage import Commands, UsageError
-from steelyard.losses import SoftmaxLoss
+from steelyard.losses.module import Loss
 
 
 def add_to(commands: Commands) -> None:
@@ -31,12 +32,17 @@ def add_to(commands: Commands) -> None:
         help=f"one of: {', '.join(losses_by_name())} (%(default)s)",
     )
     explain.add_argument("--weight", metavar="W,W,…", help="one number per class")
+    explain.add_argument("--pos-weight", metavar="W,W,…", help="the same, of several labels")
     explain.add_argument("--class-counts", metavar="N,N,…", help="one count per class")
+    explain.add_argument("--total", type=int, metavar="N", help="samples, of several labels")
     for name in _numbers_of_losses():
         explain.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X")
     explain.add_argument("--ignore-index", type=int, metavar="CLASS")
     for name in ("reduction", "mean-over", "empty", "engine"):
         explain.add_argument(f"--{name}", metavar="NAME")
+    for name in ("activation", "per", "absent", "weighting"):
+        explain.add_argument(f"--{name}", metavar="NAME", help="of a loss of regions")
+    explain.add_argument("--squared", action="store_true", default=None, help="of Dice")
     explain.add_argument("--sample-weight", metavar="JSON", help="one number per position")
     explain.add_argument("--denominator", type=float, metavar="X")
     explain.add_argument("--json", action="store_true", help="print the numbers as JSON")
@@ -57,7 +63,7 @@ def _run(options: argparse.Namespace) -> None:
         for name, value in vars(options).items()
         if name not in _NOT_THE_LOSS and value is not None
     }
-    for name in ("weight", "class_counts"):
+    for name in ("weight", "pos_weight", "class_counts"):
         if name in keywords:
             keywords[name] = _numbers(name, keywords[name])
     sample_weight = options.sample_weight and _tensor("sample-weight", options.sample_weight)
@@ -75,13 +81,13 @@ def _run(options: argparse.Namespace) -> None:
     print(json.dumps(explanation.to_dict()) if options.json else explanation)
 
 
-def losses_by_name() -> dict[str, type[SoftmaxLoss]]:
-    """The losses of one class per position by their names here: `FocalLoss` is "focal"."""
+def losses_by_name() -> dict[str, type[Loss | sy.CompoundLoss]]:
+    """Every loss that numbers and names build, by its name here: `FocalLoss` is "focal"."""
     classes = (getattr(sy, name) for name in sy.losses.__all__ if name.endswith("Loss"))
     return {
         _kebab(kind.__name__.removesuffix("Loss")): kind
         for kind in classes
-        if issubclass(kind, SoftmaxLoss) and kind is not SoftmaxLoss
+        if kind not in (sy.SoftmaxLoss, sy.SigmoidLoss, sy.RegionLoss, sy.CompoundLoss)
     }
 
 
@@ -96,10 +102,8 @@ def _numbers_of_losses() -> list[str]:
 
 
 def _kebab(name: str) -> str:
-    """LogitAdjusted → logit-adjusted, LDAM → ldam."""
-    if name.isupper():
-        return name.lower()
-    return "".join(f"-{c.lower()}" if c.isupper() else c for c in name).lstrip("-")
+    """LogitAdjusted → logit-adjusted, LDAM → ldam, DiceCE → dice-ce."""
+    return re.sub("(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
 
 
 def _parsed(text: str) -> Any:

@@ -56,6 +56,8 @@ class ExactMeanMixin:
 
     def __init__(self, *args: Any, loss: CountedLoss, **kwargs: Any) -> None:
         check_counted(loss)
+        if hasattr(loss, "refuse_denominator_alone"):
+            loss.refuse_denominator_alone()  # the Trainer has no second pass for totals
         super().__init__(*args, **kwargs)
         self.loss = loss.to(self.args.device) if isinstance(loss, nn.Module) else loss
         _refuse_other_losses(self)

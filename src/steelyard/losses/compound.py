@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Unpack, cast
+from copy import copy
+from typing import Any, Self, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,10 @@ from steelyard.losses.module import Loss
 from steelyard.losses.options import Keywords, check_number
 from steelyard.losses.positions import SoftmaxLoss
 from steelyard.losses.region import DiceLoss
-from steelyard.losses.regions import KEYWORDS, NOT_A_SUM, RegionLoss, of_sums
+from steelyard.losses.regions import KEYWORDS, NOT_A_SUM, SORTED, RegionLoss, of_sums
 from steelyard.losses.sigmoid import BCEWithLogitsLoss
 from steelyard.losses.softmax import CrossEntropyLoss
+from steelyard.losses.vectors import PerClass
 
 __all__ = ["CompoundLoss", "DiceCELoss", "dice_ce_loss"]
 
@@ -103,12 +105,12 @@ class CompoundLoss(nn.Module):
                 totals without the denominator of the other parts.
         """
         check_logits(logits)
-        over = self._denominators(denominator)
+        over = self.denominators(denominator)
         batch = self._of_batch()
         if totals is not None and len(batch) != 1:
             raise ValueError(_totals_of(batch))
-        if batch and denominator is not None and totals is None:
-            raise ValueError(f"{type(self).__name__} has a part with {NOT_A_SUM}")
+        if denominator is not None and totals is None:
+            self.refuse_denominator_alone()
         if totals is not None and denominator is None and len(self.losses) > 1:
             raise ValueError(
                 "totals make the part with per='batch' exact, and the others want theirs: give "
@@ -164,7 +166,44 @@ class CompoundLoss(nn.Module):
             "denominator=step_denominator(loss, targets)"
         )
 
-    def _denominators(self, given: float | Tensor | None) -> list[float | Tensor | None]:
+    def refuse_denominator_alone(self) -> None:
+        """Raise a ValueError where a part needs to know more of the whole than denominators."""
+        for part in self._of_batch():
+            reason = NOT_A_SUM if part.form.of_sums else SORTED
+            raise ValueError(
+                f"{type(self).__name__} has a part that denominators alone make wrong: {reason}"
+            )
+
+    @property
+    def weight(self) -> Tensor | None:
+        """The class weights of the first part that has any; None without."""
+        given = (getattr(part, "weight", None) for part in self.losses)
+        return next((weight for weight in given if weight is not None), None)
+
+    def with_weight(self, weight: PerClass) -> Self:
+        """A copy of this sum whose parts all have these class weights in the place of their own.
+
+        Raises:
+            TypeError: a part is deferred already.
+        """
+        weighted = []
+        for part in self.losses:
+            if not isinstance(part, Loss):
+                raise TypeError(
+                    f"a part is a {type(part).__name__}, which has weights of its own: give the "
+                    "sum of plain losses"
+                )
+            weighted.append(part.with_weight(weight))
+        copied = copy(self)
+        copied._modules = {**self._modules, "losses": nn.ModuleList(weighted)}
+        return copied
+
+    def check_fit(self, logits: Tensor) -> None:
+        """Raise a ValueError unless class weights have one number for each class of logits."""
+        for part in self.losses:
+            part.check_fit(logits)  # type: ignore[operator]
+
+    def denominators(self, given: float | Tensor | None) -> list[float | Tensor | None]:
         """One for each part."""
         if isinstance(given, Tensor) and given.ndim == 1:
             if len(given) != len(self.losses):

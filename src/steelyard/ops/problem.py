@@ -189,5 +189,8 @@ def select(vector: Tensor, index: Tensor) -> Tensor:
 
 
 def scaled(factor: Tensor, losses: Tensor) -> Tensor:
-    """``factor · losses`` where a factor of 0 gives 0, also for an infinite loss."""
-    return (factor * losses).where(factor != 0, 0)
+    """``factor · losses`` where a factor of 0 gives 0, also for an infinite loss.
+
+    A finite loss stays: it is the derivative by the factor, which may be what somebody learns.
+    """
+    return factor * losses.where((factor != 0) | losses.isfinite(), 0)

@@ -166,5 +166,6 @@ def _with_ignored(
     """The loss, told which class to leave out."""
     parts = [loss.unweighted, loss.weighted] if isinstance(loss, sy.DeferredReweighting) else [loss]
     for part in parts:
+        assert isinstance(part, SoftmaxLoss)
         part.options = replace(part.options, ignore_index=ignore_index)
     return loss
