@@ -323,7 +323,7 @@ def test_explain_engine_names_who_does_the_work() -> None:
 
 @pytest.mark.parametrize("samples", [None, torch.tensor([2.0, 0.0, 1.0], dtype=torch.float64)])
 def test_probabilities_of_0_have_a_derivative(samples: torch.Tensor | None) -> None:
-    """ℓ is linear in the target: its derivative is the loss of each class, however little it has."""
+    """ℓ is linear in the target: its derivative is the loss of each class, also of one without."""
     logits = torch.randn(3, 4, dtype=torch.float64)
     weight = torch.tensor([1.0, 2.0, 0.5, 3.0], dtype=torch.float64)
     target = torch.tensor([[1, 0, 0, 0], [0, 0.5, 0.5, 0], [0.1, 0.2, 0.3, 0.4]]).double()
@@ -345,15 +345,15 @@ def test_probabilities_of_0_have_a_derivative(samples: torch.Tensor | None) -> N
     t = target[:2].clone().requires_grad_()
     value = sy.cross_entropy_loss(ruled_out[:2], t)
     (found,) = torch.autograd.grad(value, t)
-    assert value.isfinite() and found.isfinite().all()
+    assert value.isfinite()
+    assert found.isfinite().all()
 
 
 def test_a_sample_weight_of_0_has_a_derivative() -> None:
     logits, index = torch.randn(3, 4, dtype=torch.float64), torch.tensor([0, 1, 2])
     s = torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
-    (found,) = torch.autograd.grad(
-        sy.focal_loss(logits, index, sample_weight=s, reduction="sum"), s
-    )
+    value = sy.focal_loss(logits, index, sample_weight=s, reduction="sum")
+    (found,) = torch.autograd.grad(value, s)
     torch.testing.assert_close(found, sy.focal_loss(logits, index, reduction="none"))
     cells = torch.nn.functional.one_hot(index, 4).double()
     (found,) = torch.autograd.grad(

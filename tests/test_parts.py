@@ -110,7 +110,8 @@ def test_the_host_looks_at_no_number_of_regions(build: Any, activation: str) -> 
     index = torch.empty(3, 4, 4, dtype=torch.long, device="meta")
     cells, samples = torch.empty(3, C, 4, 4, device="meta"), torch.empty(3, 4, 4, device="meta")
     targets = [cells] if build is sy.DiceCELoss and activation == "sigmoid" else [index, cells]
-    for target, per, absent in itertools.product(targets, ("image", "batch"), ("skip", "count")):
+    kinds = [("image", "skip"), ("batch", "count")]
+    for target, (per, absent) in itertools.product(targets, kinds):
         loss = build(activation=activation, per=per, absent=absent, weight=[1.0] * C)
         loss(leaf, target, samples).backward()
         if per == "batch" and build is sy.DiceLoss:

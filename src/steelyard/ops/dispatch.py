@@ -201,10 +201,12 @@ class _Sums(torch.autograd.Function):
         return found
 
     @staticmethod
-    def backward(ctx: Any, *by_sums: Tensor | None) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *by_sums: Tensor | None) -> tuple[Tensor | None, None, None]:
         logits, overlap = ctx.saved_tensors[0], ctx.overlap
         given = by_sums[: 3 if overlap.logs else 2]
-        like = next(each for each in given if each is not None)
+        like = next((each for each in given if each is not None), None)
+        if like is None:
+            return None, None, None
         slopes = [torch.zeros_like(like) if each is None else each for each in given]
         create_graph = torch.is_grad_enabled()
         if create_graph or any(map(compat.is_batched, slopes)):
