@@ -50,6 +50,22 @@ def test_a_mixed_table_is_read_and_prepared(tmp_path, suffix):
     assert (part.train.features.std(0) > 0).all()  # constant columns are gone
 
 
+def test_what_a_column_cannot_say_or_gives_away_is_noted(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [f"{k},7,,{k % 3},{'7' if k % 2 else ''},{'ab'[k > 6]}" for k in range(3, 13)]
+    path.write_text("id,one,none,a,gaps,y\n" + "\n".join(rows) + "\n")
+    assert load(path, "y").notes == (
+        "Columns of one value or none tell nothing: one, none.",
+        "The column 'id' counts the rows. If they lie in an order of the classes, it gives the "
+        "class away: take it out.",
+    )
+    frame = pl.DataFrame({"id": [1, 2, 4, 5, 6, 7], "back": range(6, 0, -1)})
+    assert from_any(frame, ["a", "b"] * 3).notes == ()
+    many = pl.DataFrame({f"c{k}": [0] * 6 for k in range(9)} | {"a": [0, 2, 1, 4, 3, 5]})
+    (note,) = from_any(many, ["a", "b"] * 3).notes
+    assert note == "Columns of one value or none tell nothing: c0, c1, c2, c3, c4 and 4 more."
+
+
 def test_decimal_commas_are_numbers_where_semicolons_separate(tmp_path):
     path = tmp_path / "t.csv"
     rows = ['"größe";geld;liste;y', "1,5;1.234,5;1,5,7;a", "-2;-0,25;2;b", ";12;3;a", "3e-2;7;4;b"]
@@ -151,7 +167,7 @@ def test_infinite_values_are_taken_as_missing_and_said():
 
 
 def test_columns_of_lists_are_left_out_and_said():
-    table = pl.DataFrame({"a": range(6), "bag": [[1], [2]] * 3})
+    table = pl.DataFrame({"a": range(0, 12, 2), "bag": [[1], [2]] * 3})
     data = from_any(table, [0, 1] * 3)
     assert data.columns == 1
     assert data.notes == ("Columns that hold lists, bytes or objects were left out: bag.",)

@@ -224,6 +224,17 @@ def _usable(frame: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:
         names = ", ".join(opaque.columns)
         notes.append(f"Columns that hold lists, bytes or objects were left out: {names}.")
     frame = frame.drop(cs.nested() | cs.binary() | cs.object())
+    silent = [column.name for column in frame if column.n_unique() <= 1]
+    if silent:
+        names = ", ".join(silent[:5])
+        names += f" and {len(silent) - 5:,} more" if len(silent) > 5 else ""
+        notes.append(f"Columns of one value or none tell nothing: {names}.")
+    counting = [repr(column.name) for column in frame if _counts_rows(column)]
+    if counting:
+        notes.append(
+            f"The column {counting[0]} counts the rows. If they lie in an order of the classes, it "
+            "gives the class away: take it out."
+        )
     # By place: polars takes a name such as "^y$" for a pattern, and the encoders choke on a NUL.
     frame.columns = [str(place) for place in range(frame.width)]
     frame = frame.with_columns(
@@ -232,6 +243,13 @@ def _usable(frame: pl.DataFrame) -> tuple[pl.DataFrame, tuple[str, ...]]:
         pl.col(pl.Duration, pl.Time).to_physical(),
     )
     return frame.with_columns(map(_numbers_in_text, frame.select(pl.col(pl.String)))), tuple(notes)
+
+
+def _counts_rows(column: pl.Series) -> bool:
+    """Whether each value is one more than the last."""
+    if not column.dtype.is_integer() or len(column) < 2 or column.has_nulls():
+        return False
+    return bool((column.cast(pl.Int128).diff().drop_nulls() == 1).all())
 
 
 def _numbers_in_text(column: pl.Series) -> pl.Series:
