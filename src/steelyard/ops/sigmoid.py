@@ -332,5 +332,6 @@ def _log_one_plus(u: Tensor, factor: Tensor, kept: Tensor) -> Tensor:
     """``log(1 + Σ_c factor_c e^u_c)``, (N, d…), without what has no part or a factor of 0."""
     counts = kept & (factor > 0)
     exponents = (u + factor.where(counts, 1).log()).where(counts, -math.inf)
-    one = torch.zeros_like(u[:, :1])
-    return torch.cat([one, exponents], 1).logsumexp(1)
+    # Not −∞, of which alone logsumexp has no gradient; 1 is added last, or a small sum is lost.
+    log_sum = exponents.clamp(min=torch.finfo(u.dtype).min).logsumexp(1)
+    return torch.logaddexp(log_sum, torch.zeros_like(log_sum))
