@@ -189,8 +189,13 @@ def select(vector: Tensor, index: Tensor) -> Tensor:
 
 
 def scaled(factor: Tensor, losses: Tensor) -> Tensor:
-    """``factor · losses`` where a factor of 0 gives 0, also for an infinite loss.
+    """``factor · losses`` where a factor of 0 gives 0, also for an infinite loss."""
+    return (factor * losses).where(factor != 0, 0)
 
-    A finite loss stays: it is the derivative by the factor, which may be what somebody learns.
+
+def weighted(factor: Tensor, losses: Tensor) -> Tensor:
+    """The same with the derivative by a factor of 0: the loss, where that is finite.
+
+    For definitions. What differentiates by the logits alone has no use for the second test.
     """
     return factor * losses.where((factor != 0) | losses.isfinite(), 0)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from steelyard.ops import compat
-from steelyard.ops.problem import Problem, along_classes, compute_dtype, scaled
+from steelyard.ops.problem import Problem, along_classes, compute_dtype, weighted
 
 _LOG2E = math.log2(math.e)
 
@@ -151,7 +151,7 @@ class CellProblem(Problem):
         costs = _as_far_as(positive, self.positive, edited)
         costs = costs + _as_far_as(1 - share, self.negative, -edited)
         if weight is not None:
-            costs = scaled(weight, costs)
+            costs = weighted(weight, costs)
         return costs.where(kept, 0), kept
 
     def count(self, over: str | None, share: Tensor | None = None) -> Tensor:
@@ -324,7 +324,7 @@ class RankProblem(CellProblem):
         rows = _log_one_plus(z, weight * (1 - share), kept)
         rows = rows + _log_one_plus(-z, positive * share, kept)
         if self.sample_weight is not None:
-            rows = scaled(self.sample_weight.squeeze(1), rows)
+            rows = weighted(self.sample_weight.squeeze(1), rows)
         return rows, kept
 
 

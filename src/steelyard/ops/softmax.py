@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from steelyard.ops.problem import Problem, along_classes, compute_dtype, scaled, select
+from steelyard.ops.problem import Problem, along_classes, compute_dtype, select, weighted
 
 
 class Tail(NamedTuple):
@@ -83,7 +83,7 @@ class SoftmaxProblem(Problem):
         if not self.of_indices:
             rows = self._over_classes(log_p)
             share = self.sample_weight
-            return (rows if share is None else scaled(share, rows)), share
+            return (rows if share is None else weighted(share, rows)), share
         ignored = self.target == self.ignore_index
         index = self.target.masked_fill(ignored, 0)
         share = factor = self.share(index, ignored)
@@ -96,7 +96,7 @@ class SoftmaxProblem(Problem):
                 log_p, self.target, ignore_index=int(self.ignore_index), reduction="none"
             )
             rows = self.tail(log_p, self.parameter_of(index))
-        return (rows if factor is None else scaled(factor, rows)), share
+        return (rows if factor is None else weighted(factor, rows)), share
 
     def count(self, over: str | None, share: Tensor | None = None) -> Tensor:
         """What a mean divides by; see :meth:`Problem.count`."""
@@ -168,9 +168,9 @@ class SoftmaxProblem(Problem):
             share = (1 - self.smoothing) * self.target + spread
             if self.weight is not None:
                 share = along_classes(self.weight, log_p) * share
-            return scaled(share, losses).sum(1)
+            return weighted(share, losses).sum(1)
         if self.weight is not None:
-            losses = scaled(along_classes(self.weight, log_p), losses)
+            losses = weighted(along_classes(self.weight, log_p), losses)
         ignored = self.target == self.ignore_index
         own = losses.gather(1, self.target.masked_fill(ignored, 0).unsqueeze(1)).squeeze(1)
         rows = (1 - self.smoothing) * own + spread * losses.sum(1)
