@@ -150,13 +150,22 @@ def test_differentiates_twice(row: Row, engine: str) -> None:
 
 
 def test_an_input_changed_before_backward_is_told() -> None:
-    for size in (8, small.FEW):
-        logits = torch.randn(size, 3, requires_grad=True)
-        z = logits * 1
-        loss = sy.FocalLoss()(z, torch.zeros(size, dtype=torch.long))
-        z.add_(1)
-        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            loss.backward()
+    logits = torch.randn(small.FEW, 3, requires_grad=True)
+    z = logits * 1
+    loss = sy.FocalLoss()(z, torch.zeros(small.FEW, dtype=torch.long))
+    z.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_few_logits_changed_before_backward_give_the_gradient_of_what_they_were() -> None:
+    """As with ``F.cross_entropy``, which keeps log p."""
+    logits, index, _ = make((9,))
+    before = logits.requires_grad_() * 1
+    loss = sy.FocalLoss(reduction="none", weight=WEIGHT)(before, index)
+    expected = torch.autograd.grad(loss.sum(), logits, retain_graph=True)[0]
+    before.mul_(3)
+    assert torch.equal(torch.autograd.grad(loss.sum(), logits)[0], expected)
 
 
 @pytest.mark.parametrize("shape", [(4096, 1000), (262144, 19), (2, 21, 384, 384)], ids=str)
@@ -201,4 +210,20 @@ def test_few_logits_take_pytorchs_own_way() -> None:
     plain = sy.cross_entropy_loss(logits, index, weight=WEIGHT)
     assert plain.grad_fn is not None
     assert plain.grad_fn.name() == "NllLossBackward0"
-    assert sy.focal_loss(logits, index).grad_fn.name() == "_LossesBackward"
+    assert sy.focal_loss(logits, index).grad_fn.name() == "_TailBackward"
+
+
+def test_short_rows_take_pytorchs_own_way_on_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernel takes them on every thread; a tile as small as this is done on one."""
+    few = small.FEW_PER_THREAD // 8
+    chosen = []
+    for threads, rows in [(1, few), (1, few + 1), (2, 2 * few), (2, 2 * few + 1)]:
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        index = torch.zeros(rows, dtype=torch.long)
+        chosen.append(sy.explain_engine(torch.zeros(rows, 8), index).engine)
+    assert chosen == ["pytorch", "blocked"] * 2
+    index = torch.zeros(small.FEW // 16, dtype=torch.long)
+    assert sy.explain_engine(torch.zeros(len(index), 16), index).engine == "pytorch"
+    index = torch.zeros(len(index) + 1, dtype=torch.long)
+    assert sy.explain_engine(torch.zeros(len(index), 16), index).engine == "blocked"
+    assert (small.FEW, small.FEW_PER_THREAD, small.SHORT) == (2**17, 6144, 16)

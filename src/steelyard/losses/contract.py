@@ -52,6 +52,8 @@ def check_logits(logits: Any, alone: str = "(C,)") -> None:
         raise TypeError(
             f"logits are {described(logits)}, expected a floating-point tensor (N, C, …) or {alone}"
         )
+    if logits.ndim > 1 and logits.shape[1] > 0:
+        return
     one_class = logits.ndim == 1 and alone == "(N,)"
     if logits.ndim == 0 or (not one_class and logits.shape[min(1, logits.ndim - 1)] == 0):
         raise ValueError(

@@ -96,8 +96,10 @@ class Loss(nn.Module):
     @property
     def form(self) -> Any:
         """The loss without its options, with the class vectors where the buffers are now."""
-        buffers: dict[str, Any] = self._buffers
-        held = {name: buffers[name] for name in self._held if buffers[name] is not None}
+        held: dict[str, Any] = {}
+        for name in self._held:
+            if (vector := self._buffers[name]) is not None:
+                held[name] = vector
         for name, argument in self._learns.items():
             held[name] = self._parameters[argument]
         return self._form._replace(**held) if held else self._form

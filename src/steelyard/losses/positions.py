@@ -65,8 +65,9 @@ class Form(NamedTuple):
 
     def fit(self, logits: Tensor) -> "Form":
         """The same with every vector of length C, in the dtype and on the device of logits."""
-        each = (self.weight, self.parameter, self.scale, self.bias, self.margin)
-        vectors = [vector for vector in each if isinstance(vector, Tensor)]
+        each = (self.parameter, self.weight, self.scale, self.bias, self.margin)
+        # None first: it is what most are, and isinstance of a Tensor asks PyTorch.
+        vectors = [part for part in each if part is not None and isinstance(part, Tensor)]
         if not vectors:
             return self
         dtype, num_classes = ops.compute_dtype(logits), logits.shape[1]
@@ -144,29 +145,15 @@ def evaluate(
         over = check_denominator(denominator, logits)
     kind = options.reduction if denominator is None else "mean"
     reduction = ops.Reduction(kind, over, math.nan if options.empty == "nan" else math.inf)
-    if target.is_floating_point():
+    soft = target.is_floating_point()
+    if soft:
         check_no_ignored_probabilities(options)
         if sample_weight is None and (few := first_of(target)) is not None:
             refuse_labels(few)
-        problem = problem_of(form, options, target.to(ops.compute_dtype(logits)), sample_weight)
-        losses = compute(logits, problem, options.engine, reduction)
     else:
-        target = target.long()
-        problem = problem_of(form, options, target, sample_weight)
         refuse_on_device(target, logits.shape[1], options.ignore_index)
-        try:
-            losses = compute(logits, problem, options.engine, reduction)
-        except (IndexError, RuntimeError) as error:
-            refuse_out_of_range(target, logits.shape[1], options.ignore_index, error)
-    return losses.squeeze(0) if single and kind == "none" else losses
-
-
-def problem_of(
-    form: Form, options: Options, target: Tensor, sample_weight: Tensor | None
-) -> ops.SoftmaxProblem:
-    """What a loss wants done, all but the logits."""
-    return ops.SoftmaxProblem(
-        target=target,
+    problem = ops.SoftmaxProblem(
+        target=target.to(ops.compute_dtype(logits)) if soft else target.long(),
         ignore_index=options.ignore_index,
         weight=form.weight,
         sample_weight=sample_weight,
@@ -177,6 +164,13 @@ def problem_of(
         tail=form.tail,
         parameter=form.parameter,
     )
+    try:
+        losses = compute(logits, problem, options.engine, reduction)
+    except (IndexError, RuntimeError) as error:
+        if soft:
+            raise
+        refuse_out_of_range(target, logits.shape[1], options.ignore_index, error)
+    return losses.squeeze(0) if single and kind == "none" else losses
 
 
 def refuse_on_device(target: Tensor, num_classes: int, ignore_index: int) -> None:
@@ -355,7 +349,12 @@ class SoftmaxLoss(Loss):
             if form.others_are_one:
                 weight, classes_of = _with_others(weight, target, self.options.ignore_index)
             form = form._replace(weight=weight)
-        problem = problem_of(form, self.options, classes_of, sample_weight)
+        problem = ops.SoftmaxProblem(
+            target=classes_of,
+            ignore_index=self.options.ignore_index,
+            weight=form.weight,
+            sample_weight=sample_weight,
+        )
         try:
             return problem.count(self.options.mean_over).to(widest)
         except (IndexError, RuntimeError) as error:

@@ -29,8 +29,6 @@ _USED = {
     # An assertion about values that neither breaks a graph nor synchronises a GPU.
     "assertion": "_assert_async",
     # What autograd calls backward, in one pass each: the formulas would take three and more.
-    "log_softmax backward": "_log_softmax_backward_data",
-    "nll_loss backward": "ops.aten.nll_loss_backward",
     "sigmoid backward": "ops.aten.sigmoid_backward.grad_input",
 }
 
@@ -52,31 +50,49 @@ _onednn_linear = _found("ops.mkldnn._linear_pointwise.default")
 
 def lacking() -> str | None:
     """The first of these that this torch has not; None where it has all."""
-    if None not in _torch.values():
+    if all(_torch.values()):
         return None
     name = next(name for name, found in _torch.items() if found is None)
     return f"torch.{_USED[name]}"
 
 
-def _yes(name: str, *about: Any) -> bool:
-    """The answer; yes where nobody can tell."""
-    ask = _torch[name]
-    return ask is None or bool(ask(*about))
+def _yes(*_: Any) -> bool:
+    """The answer where nobody can tell."""
+    return True
 
 
-def is_transformed() -> bool:
-    """Whether a transform of torch.func is active."""
-    return _yes("transformed")
+_watched, _watched_early = (_torch[name] or _yes for name in ("watched", "watched before autograd"))
+_batched, _batched_gradient = (_torch[name] or _yes for name in ("batched", "batched gradients"))
+_wrapped = _torch["wrapped"] or _yes
+
+# Whether a transform of torch.func is active.
+is_transformed: Callable[[], bool] = _torch["transformed"] or _yes
 
 
 def is_batched(tensor: Tensor) -> bool:
     """Whether a tensor stands for many, as each gradient does under ``is_grads_batched``."""
-    return _yes("batched", tensor) or _yes("batched gradients", tensor)
+    return _batched(tensor) or _batched_gradient(tensor)
 
 
 def is_watched() -> bool:
     """Whether a dispatch mode watches every operation."""
-    return _yes("watched") or _yes("watched before autograd")
+    return bool(_watched() or _watched_early())
+
+
+def is_disturbed() -> bool:
+    """Whether somebody compiles, traces, transforms, watches or differentiates forward.
+
+    One question in the place of many: nobody does in most calls, and small ones feel each.
+    """
+    return bool(
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or is_transformed()
+        or _watched()
+        or _watched_early()
+        or getattr(forward_ad, "_current_level", 0) >= 0
+        or not all(_torch.values())
+    )
 
 
 def is_traced() -> bool:
@@ -96,7 +112,7 @@ def have_tangents(tensors: Iterable[Tensor]) -> bool:
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor holds numbers that can be looked at: no subclass, and nobody's wrapper."""
-    return type(tensor) in (Tensor, torch.nn.Parameter) and not _yes("wrapped", tensor)
+    return type(tensor) in (Tensor, torch.nn.Parameter) and not _wrapped(tensor)
 
 
 def assert_async(condition: Tensor, text: str) -> None:
@@ -107,24 +123,6 @@ def assert_async(condition: Tensor, text: str) -> None:
     check = _torch["assertion"]
     if check is not None:
         check(condition, text)
-
-
-def nll_loss_backward(
-    by_loss: Tensor, log_p: Tensor, target: Tensor, ignore_index: float
-) -> Tensor:
-    """The gradient by log p (N, C), for that by ``F.nll_loss`` of each position (N,)."""
-    # The 0 is the reduction "none"; the last is a mean's divisor, at which it does not look.
-    nothing = by_loss.new_empty(())
-    result: Tensor = _call(
-        "nll_loss backward", by_loss, log_p, target, None, 0, ignore_index, nothing
-    )
-    return result
-
-
-def log_softmax_backward(by_log_p: Tensor, log_p: Tensor) -> Tensor:
-    """The gradient by logits (N, C), for that by their log p."""
-    result: Tensor = _call("log_softmax backward", by_log_p, log_p, 1, log_p.dtype)
-    return result
 
 
 def sigmoid_backward_(gradient: Tensor, p: Tensor) -> None:

@@ -17,7 +17,7 @@ from steelyard.ops.softmax import SoftmaxProblem
 
 ENGINES = ("auto", "reference", "blocked", "triton")
 
-_DEVICES = {"pytorch": "cpu", "triton": "cuda"}
+_DEVICES = {"triton": "cuda"}
 _IN_A_GRAPH = "the call is part of a graph that is being compiled"
 
 
@@ -53,6 +53,11 @@ class EngineChoice(NamedTuple):
 
     engine: str
     reason: str
+
+
+_SMALL = EngineChoice(
+    "pytorch", "so few logits on the CPU take PyTorch's own kernels, in as few calls as can be"
+)
 
 
 def losses(
@@ -91,12 +96,11 @@ def losses(
         if torch.compiler.is_compiling():
             return launch.losses(logits, problem, reduction)  # type: ignore[arg-type]
         module: Engine = launch
-    elif chosen == "pytorch" and not small.may_poison(logits):
-        value = small.plain(logits, problem, reduction)  # type: ignore[arg-type]
-        if value is not None:
-            return value
-        module = small
     else:
+        if chosen == "pytorch":
+            value = small.losses(logits, problem, reduction, tensors)  # type: ignore[arg-type]
+            if value is not None:
+                return value
         module = tiles if _on_the_cpu(logits) else parts
     if logits.requires_grad and torch.is_grad_enabled():
         return _Losses.apply(logits, problem, module, reduction, tensors)  # type: ignore[no-untyped-call, no-any-return]
@@ -254,11 +258,12 @@ def choose_engine(
             f"engine={engine!r} cannot do this: {reason}. engine='auto' takes the fastest that "
             "can, engine='reference' does everything"
         )
+    on_the_cpu = anyone is None and not in_a_graph and _on_the_cpu(logits)
+    if on_the_cpu and small.obstacle(logits, problem) is None:
+        return _SMALL
     names: tuple[str, ...] = ("graph",) if in_a_graph else ("blocked",)
     if logits.is_cuda:
         names = ("triton", *names)
-    elif _on_the_cpu(logits) and not in_a_graph:
-        names = ("pytorch", "blocked")
     if anyone is not None:
         return EngineChoice("reference", f"{names[-1]} cannot: {anyone}")
     reasons: list[str] = []
@@ -275,8 +280,6 @@ def choose_engine(
 def _reason(name: str, logits: Tensor, others: list[str]) -> str:
     if name == "graph":
         return _IN_A_GRAPH
-    if name == "pytorch":
-        return "so few logits on the CPU take PyTorch's own kernels, in as few calls as can be"
     reason = f"the logits are on {_place(logits)}"
     if name == "triton":
         return f"{reason}, {_proof()}"
@@ -285,6 +288,21 @@ def _reason(name: str, logits: Tensor, others: list[str]) -> str:
 
 def obstacle(logits: Tensor, tensors: tuple[Tensor, ...]) -> str | None:
     """Why no fast engine can do it, if none can."""
+    if compat.is_disturbed() and (reason := _disturbance((logits, *tensors))) is not None:
+        return reason
+    for other in tensors:
+        if other.requires_grad:
+            return "it differentiates by the logits alone, and another argument requires a gradient"
+    if torch.compiler.is_dynamo_compiling():
+        return None
+    for tensor in (logits, *tensors):
+        if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
+            return "the logits, or another argument, are not a plain tensor"
+    return None
+
+
+def _disturbance(tensors: tuple[Tensor, ...]) -> str | None:
+    """Whatever watches, where no fast engine may work unseen."""
     in_a_graph = torch.compiler.is_dynamo_compiling()
     # What is not Dynamo cannot be asked by Dynamo. An exported program is to run without us.
     if torch.compiler.is_exporting() or (
@@ -295,17 +313,11 @@ def obstacle(logits: Tensor, tensors: tuple[Tensor, ...]) -> str | None:
         return f"this torch ({torch.__version__}) lacks {lacking}, by which it would know if it may"
     if compat.is_transformed():
         return "a torch.func transform is active"
-    for other in tensors:
-        if other.requires_grad:
-            return "it differentiates by the logits alone, and another argument requires a gradient"
     if in_a_graph:
         return None
     if compat.is_watched():
         return "a dispatch mode watches every operation"
-    for tensor in (logits, *tensors):
-        if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
-            return "the logits, or another argument, are not a plain tensor"
-    if compat.have_tangents((logits, *tensors)):
+    if compat.have_tangents(tensors):
         return "forward-mode differentiation is active"
     return None
 
@@ -318,17 +330,14 @@ def _obstacle_to(
         return graph.obstacle(problem)
     if in_a_graph and name != "triton":
         return _IN_A_GRAPH
-    if name in _DEVICES and logits.device.type != _DEVICES[name]:
-        where = "CUDA" if name == "triton" else "the CPU"
-        return f"the logits are on {_place(logits)}, and it works on {where}"
-    if name == "pytorch":
-        return small.obstacle(logits, problem)
     if name == "blocked":
         if not _on_the_cpu(logits):
             return None
         if isinstance(problem, Overlap):
             return cpu_region.obstacle(problem)
         return tiles.obstacle(problem)
+    if logits.device.type != _DEVICES[name]:
+        return f"the logits are on {_place(logits)}, and it works on CUDA"
     return _obstacle_to_triton(logits, problem)
 
 
@@ -398,7 +407,7 @@ def _proof() -> str:
 
 
 def _on_the_cpu(logits: Tensor) -> bool:
-    return logits.device.type == "cpu"
+    return logits.is_cpu
 
 
 def _place(logits: Tensor) -> str:

@@ -75,7 +75,9 @@ class SoftmaxProblem(Problem):
         """Every tensor that takes part, but the logits."""
         parts = (self.target, self.weight, self.sample_weight, self.scale, self.bias, self.margin)
         parameters = self.parameter if isinstance(self.parameter, tuple) else (self.parameter,)
-        return tuple([t for t in (*parts, *parameters) if isinstance(t, Tensor)])
+        # None first: it is what most are, and isinstance of a Tensor asks PyTorch.
+        each = (*parts, *parameters)
+        return tuple([t for t in each if t is not None and isinstance(t, Tensor)])
 
     def losses(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """The definition; see :meth:`Problem.losses`."""

@@ -1,128 +1,169 @@
 """Few logits on the CPU: as few calls as can be, for here a call costs more than its numbers.
 
-PyTorch's own kernels turn logits into log p, and gradients back, in two calls each; where the loss
-is what ``F.cross_entropy`` computes, in one.
+PyTorch's own cross-entropy turns logits into −log p of each target, and autograd has its derivative
+in C++. Where the loss is more than that, one node on top holds the rest, which is (N,) numbers.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from steelyard.ops import compat
 from steelyard.ops.problem import Reduction
-from steelyard.ops.softmax import CROSS_ENTROPY, SoftmaxProblem
+from steelyard.ops.softmax import CROSS_ENTROPY, SoftmaxProblem, Tail
 
 # Logits with fewer elements than this take as long as they have calls.
-FEW = 2**15
-_MINUS_ONE = {
-    dtype: torch.tensor(-1.0, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)
-}
-# PyTorch's softmax takes rows of fewer classes one number at a time, and tiles are faster.
-SHORT, FEW_OF_SHORT = 16, 2**12
-
-# Log p of all classes (N, C); and times what each loss counts its slope, (N,), 0 where ignored.
-Kept = tuple[Tensor, Tensor]
+FEW = 2**17
+# PyTorch's softmax takes rows of fewer classes one number at a time, but on all threads; tiles as
+# small as this do it at once on one thread.
+SHORT, FEW_PER_THREAD = 16, 6 * 2**10
+_DTYPES = (torch.float32, torch.float64)
+_ZERO = {dtype: torch.tensor(0.0, dtype=dtype, device="cpu") for dtype in _DTYPES}
+_MINUS_ONE = {dtype: torch.tensor(-1.0, dtype=dtype, device="cpu") for dtype in _DTYPES}
 
 
 def obstacle(logits: Tensor, problem: object) -> str | None:
     """Why PyTorch's kernels are not the quickest way, if so."""
-    few = FEW if logits.ndim == 2 and logits.shape[1] >= SHORT else FEW_OF_SHORT
-    if logits.numel() > few:
-        return f"there are more than {few} logits"
+    if logits.ndim != 2 or logits.dtype not in _DTYPES or not logits.is_contiguous():
+        return "it takes contiguous rows of float32 or float64"
+    few = FEW
+    if logits.shape[1] < SHORT:
+        few = min(few, FEW_PER_THREAD * torch.get_num_threads())
+    if not 0 < logits.numel() <= few:
+        return f"there are none, or more than {few} logits"
     if not isinstance(problem, SoftmaxProblem) or problem.all_classes:
         return "it takes class indices alone, without smoothing"
     if problem.margin is not None:
         return "it edits by class, not by target"
-    if logits.ndim != 2 or logits.dtype not in _MINUS_ONE or not logits.is_contiguous():
-        return "it takes contiguous rows of float32 or float64"
     return None
 
 
-def may_poison(logits: Tensor) -> bool:
-    """Whether PyTorch's kernels may carry a NaN where none belongs.
+def losses(
+    logits: Tensor, problem: SoftmaxProblem, reduction: Reduction, tensors: tuple[Tensor, ...]
+) -> Tensor | None:
+    """The losses (N,), reduced; None where PyTorch's kernels may carry a NaN where none belongs.
 
-    Logits of ignored positions may be anything, and an infinite loss may count 0 times.
+    The ``tensors`` are all that take part, so that PyTorch tells if one was changed in between.
+    Logits of ignored positions may be anything, an infinite loss may count 0 times, and PyTorch's
+    mean over nothing is NaN.
     """
-    return not math.isfinite(logits.detach().sum().item())
-
-
-def plain(logits: Tensor, problem: SoftmaxProblem, reduction: Reduction) -> Tensor | None:
-    """``F.cross_entropy``, where it means the same."""
+    unweighted = problem.weight is None and problem.sample_weight is None
+    # One number tells it of most batches, at half the price of the sum of the logits.
+    all_count = unweighted and problem.ignore_index < 0 and problem.target.min().item() >= 0
+    if not all_count and not math.isfinite(logits.detach().sum().item()):
+        return None
+    if problem.scale is not None or problem.bias is not None:
+        logits = problem.edited(logits, None)
     # Equal, not the same: a module that was copied or unpickled has another.
-    if problem.tail != CROSS_ENTROPY or problem.sample_weight is not None:
-        return None
+    if problem.sample_weight is None and problem.tail == CROSS_ENTROPY:
+        value = _cross_entropy(logits, problem, reduction)
+        nothing = not all_count and reduction.kind == "mean" and math.isnan(value.item())
+        return None if nothing else value
+    nll = _of_each(F.cross_entropy, logits, problem, None)
+    share = None if unweighted else _share(logits, problem)
+    divisor: float | None = None
+    if reduction.kind == "sum":
+        divisor = 1.0
+    elif reduction.kind == "mean":
+        one_each = all_count and not isinstance(reduction.over, Tensor)
+        counted = None if one_each else reduction.divisor(problem, share)
+        divisor = len(nll) if counted is None else counted.item() or reduction.nothing
+    rest = (problem.tail, _parameter(problem), share, divisor)
+    if nll.requires_grad:
+        return _Tail.apply(nll, tensors, *rest)  # type: ignore[no-untyped-call, no-any-return]
+    return _value(nll, *rest)
+
+
+def _cross_entropy(logits: Tensor, problem: SoftmaxProblem, reduction: Reduction) -> Tensor:
+    """What ``F.cross_entropy`` computes, by itself or but for the divisor."""
     kind, over = reduction.kind, reduction.over
-    if kind == "mean" and (
+    divided = kind == "mean" and (
         isinstance(over, Tensor) or (over == "count" and problem.weight is not None)
-    ):
-        return None
+    )
     value = F.cross_entropy(
-        problem.edited(logits, None),
+        logits,
         problem.target,
         problem.weight,
         ignore_index=problem.ignore_index,  # type: ignore[arg-type]
-        reduction=kind,
+        reduction="sum" if divided else kind,
     )
-    if kind == "mean" and math.isnan(value.item()):  # a mean over nothing
-        return None
-    return value
+    return reduction.of_sums(value, reduction.divisor(problem, None))[0] if divided else value
 
 
-def forward(
-    logits: Tensor, problem: SoftmaxProblem, reduction: Reduction, differentiate: bool
-) -> tuple[Tensor, float | None, Kept | None]:
-    """The losses (N,) of positions, reduced; the divisor of a mean; and what backward wants."""
-    log_p = problem.edited(logits, None).log_softmax(1)
-    share = None
-    if problem.weight is not None or problem.sample_weight is not None:
-        # What each position counts, 0 where ignored, is its loss where log p is −1.
-        share = _own(_MINUS_ONE[log_p.dtype].expand_as(log_p), problem, problem.weight)
-        if problem.sample_weight is not None:
-            share = share * problem.sample_weight
-    parameter = problem.parameter
-    if parameter is not None and not isinstance(parameter, float):
-        parameter = problem.parameter_of(
-            problem.target.masked_fill(problem.target == problem.ignore_index, 0)
-        )
-    losses, slope = problem.tail.with_slope(_own(log_p, problem, None).neg_(), parameter)
-    # Without weights there is nothing to multiply: log p of ignored positions is 0, and so is their
-    # loss; and nll_loss_backward leaves their slopes out.
-    if share is not None:
-        losses, slope = losses.mul_(share), share * slope
-    if not isinstance(slope, Tensor):
-        slope = torch.full_like(losses, slope)
-    kept = (log_p, slope) if differentiate else None
-    if reduction.kind == "none":
-        return losses, None, kept
-    count = 0.0
-    if reduction.kind == "mean" and not isinstance(reduction.over, Tensor):
-        count = problem.count(reduction.over, share).item()
-    value, divisor = reduction.of_numbers(losses.sum().item(), count)
-    return logits.new_full((), value), divisor, kept
-
-
-def backward(
-    logits: Tensor, problem: SoftmaxProblem, kept: Kept | None, gradient: Tensor
+def _of_each(
+    loss: Callable[..., Tensor], numbers: Tensor, problem: SoftmaxProblem, weight: Tensor | None
 ) -> Tensor:
-    """The gradient by the logits, for that by the losses, 0-dimensional or (N,)."""
-    if kept is None:
-        kept = forward(logits, problem, Reduction("none"), True)[2]
-        assert kept is not None
-    log_p, slope = kept
-    by_loss = slope.mul_(gradient)
-    by_log_p = compat.nll_loss_backward(by_loss, log_p, problem.target, problem.ignore_index)
-    result = compat.log_softmax_backward(by_log_p, log_p)
-    return result if problem.scale is None else result.mul_(problem.scale)
-
-
-def _own(log_p: Tensor, problem: SoftmaxProblem, weight: Tensor | None) -> Tensor:
-    """``−weight_y · log p_y``, 0 where ignored; refuses a class that there is not."""
-    return F.nll_loss(
-        log_p,
-        problem.target,
-        weight,
-        ignore_index=problem.ignore_index,  # type: ignore[arg-type]
-        reduction="none",
+    """PyTorch's loss of each position (N,), 0 where ignored; refuses a class that there is not."""
+    return loss(
+        numbers, problem.target, weight, ignore_index=problem.ignore_index, reduction="none"
     )
+
+
+def _share(logits: Tensor, problem: SoftmaxProblem) -> Tensor:
+    """What each position counts (N,), 0 where ignored: it is its loss where log p is −1."""
+    log_p = _MINUS_ONE[logits.dtype].expand_as(logits)
+    share = _of_each(F.nll_loss, log_p, problem, problem.weight)
+    return share if problem.sample_weight is None else share * problem.sample_weight
+
+
+def _parameter(problem: SoftmaxProblem) -> Any:
+    """The tail's parameter for each position."""
+    parameter = problem.parameter
+    if parameter is None or isinstance(parameter, float):
+        return parameter
+    ignored = problem.target == problem.ignore_index
+    return problem.parameter_of(problem.target.masked_fill(ignored, 0))
+
+
+def _value(
+    nll: Tensor, tail: Tail, parameter: Any, share: Tensor | None, divisor: float | None
+) -> Tensor:
+    """The losses, or their sum over the divisor, in operations that autograd differentiates."""
+    losses = tail.value(-nll, parameter)
+    if share is not None:
+        losses = losses * share
+    return losses if divisor is None else losses.sum() / divisor
+
+
+class _Tail(torch.autograd.Function):
+    """:func:`_value` in fewer calls, and one node: a node for every step would cost far more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        nll: Tensor,
+        tensors: tuple[Tensor, ...],
+        tail: Tail,
+        parameter: Any,
+        share: Tensor | None,
+        divisor: float | None,
+    ) -> Tensor:
+        losses, slope = tail.with_slope(nll.neg(), parameter)
+        if not isinstance(slope, Tensor):
+            slope = torch.full_like(losses, slope)
+        if share is not None:
+            losses, slope = losses.mul_(share), slope * share
+        ctx.save_for_backward(nll, *tensors)
+        ctx.slope, ctx.divisor, ctx.rest = slope, divisor, (tail, parameter, share, divisor)
+        if divisor is None:
+            return losses
+        total = losses.sum()
+        return total.fill_(total.item() / divisor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        nll = ctx.saved_tensors[0]
+        if torch.is_grad_enabled():  # create_graph
+            (result,) = torch.autograd.grad(
+                _value(nll, *ctx.rest), nll, gradient, create_graph=True
+            )
+        elif ctx.divisor is None:
+            result = gradient * ctx.slope
+        else:
+            # gradient · slope / divisor, where a number for ``value`` costs nothing.
+            zero = _ZERO[gradient.dtype]
+            result = torch.addcmul(zero, gradient, ctx.slope, value=1 / ctx.divisor)
+        return result, None, None, None, None, None

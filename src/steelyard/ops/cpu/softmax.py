@@ -71,7 +71,8 @@ def _exponentials(
         others, e_y = _sums(e, own)
         sound = _in_range(e_y, others)
     if sound:
-        return others, others + e_y, (others / e_y).log1p_().neg_()
+        log_p = (others / e_y).log1p_().neg_()
+        return others, e_y.add_(others), log_p
     x = edited(problem, 1.0, logits, own, e).masked_fill_(ignored.unsqueeze(1), 0)
     x.sub_(x.amax(1, keepdim=True))
     x_y = x.gather(1, own).squeeze(1)

@@ -51,7 +51,7 @@ class Arithmetic(NamedTuple):
 LARGEST = 2**21
 # Where the tile has a place in the gradient, that is some numbers per position, which are much
 # beside few classes. Logits that the cache holds are one tile: there memory is cheap, calls not.
-IN_CACHE, NUMBERS = 2**20, 256
+IN_CACHE, NUMBERS = 2**20, 128
 # Elsewhere it is all of it.
 OF_ITS_OWN = 64
 
