@@ -334,6 +334,24 @@ class TestBadInput:
         with pytest.raises(error, match=text):
             evaluate(logits, target)
 
+    @pytest.mark.parametrize(
+        ("prediction", "target", "error", "text"),
+        [
+            ([0, 1], [0, 255], ValueError, r"target holds 255, outside \[0, 2\): leave out rows"),
+            ([0, 1], [-1, 1], ValueError, r"target holds -1, outside \[0, 2\)"),
+            ([2, 1], [0, 1], ValueError, r"prediction holds 2, outside \[0, 2\)"),
+            ([0.5, 1.0], [0, 1], TypeError, "prediction is torch.float32, expected class indices"),
+            ([0, 1, 1], [0, 1], ValueError, r"shape \(3,\) and target \(2,\), expected one class"),
+        ],
+    )
+    def test_what_no_confusion_matrix_counts(self, prediction, target, error, text):
+        with pytest.raises(error, match=text):
+            confusion_matrix(torch.tensor(prediction), torch.tensor(target), 2)
+
+    def test_indices_of_one_byte_are_counted_like_others(self):
+        target = torch.tensor([20, 0, 20], dtype=torch.uint8)
+        assert confusion_matrix(target, target, 21)[20, 20] == 2
+
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     def test_a_model_that_diverged_names_its_trial(self, bad):
         logits = torch.zeros(3, 4, 2)

@@ -180,6 +180,14 @@ def test_the_brier_score_is_scikit_learns(classes):
         (lambda: metrics.roc_auc(torch.zeros(0), torch.zeros(0)), "one row at least"),
         (lambda: metrics.average_precision(torch.tensor([torch.nan]), torch.ones(1)), "hold NaN"),
         (
+            lambda: metrics.roc_auc(torch.zeros(2), torch.tensor([1, -1])),
+            r"positive\[1\] is -1, expected bool, or 0 and 1: give target == c",
+        ),
+        (
+            lambda: metrics.average_precision(torch.zeros(1, 2), torch.tensor([[2.0, 1.0]])),
+            r"positive\[0, 0\] is 2.0, expected",
+        ),
+        (
             lambda: metrics.recall_at_precision(torch.ones(1), torch.ones(1), 0),
             r"precision is 0; expected a share in \(0, 1\]",
         ),

@@ -180,6 +180,7 @@ def test_the_users_weight_is_copied() -> None:
         ),
         (sy.CrossEntropyLoss(pl.Series([1, 2])), "CrossEntropyLoss(weight=[1, 2])"),
         (sy.CrossEntropyLoss((np.float32(1), 2)), "CrossEntropyLoss(weight=(1.0, 2))"),
+        (sy.CrossEntropyLoss(torch.tensor([0.37, 37.0])), "CrossEntropyLoss(weight=[0.37, 37.0])"),
         (sy.CrossEntropyLoss(torch.ones(2).to_sparse()), "CrossEntropyLoss(weight=[1.0, 1.0])"),
         (
             sy.CrossEntropyLoss([Fraction(1, 2)] * 7),

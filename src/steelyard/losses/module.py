@@ -247,6 +247,8 @@ def _brief(value: Any) -> str:
         if not has_values(value):
             return f"tensor(shape={tuple(value.shape)}, device={str(value.device)!r})"
         value = value.to_dense() if value.layout is not torch.strided else value
+        if value.dtype == torch.float32 and value.ndim == 1:
+            value = [_shortest(number) for number in value.tolist()]
     for container_as_list in ("tolist", "to_list"):  # of torch and NumPy; of polars
         if hasattr(value, container_as_list):
             value = getattr(value, container_as_list)()
@@ -257,3 +259,9 @@ def _brief(value: Any) -> str:
             head = ", ".join(f"{float(item):.4g}" for item in value[:5])
             return f"[{head}, … {len(value)} classes]"
     return repr(value)
+
+
+def _shortest(number: float) -> float:
+    """The shortest number that is this one in float32: 0.37, and not 0.3700000047683716."""
+    shorter = (float(f"{number:.{digits}g}") for digits in range(1, 9))
+    return next((each for each in shorter if float(torch.tensor(each)) == number), number)

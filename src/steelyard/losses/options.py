@@ -31,6 +31,7 @@ RENAMED: Mapping[str, str] = {
     "nothing in a mean)",
     "class_weight": "class weights are `weight`",
     "class_weights": "class weights are `weight`",
+    "weights": "class weights are `weight`",
     "pos_weight": "class weights are `weight`, one number per class",
     "size_average": "`reduction` has replaced it: 'mean' or 'sum'",
     "reduce": "`reduction` has replaced it: 'none' for one value per position",

@@ -13,14 +13,48 @@ from torch import Tensor
 def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """Count predictions: int64 (…, C, C) from two tensors (…, N); rows are the true classes.
 
-    Both are class indices in 0..C-1, which is not checked.
+    Args:
+        prediction: class indices in [0, C).
+        target: likewise; the two broadcast.
+        num_classes: C.
+
+    Raises:
+        TypeError: logits, or other numbers that are no class indices.
+        ValueError: shapes that do not fit, or an index outside.
+
+    Example:
+        >>> from steelyard.metrics import confusion_matrix
+        >>> confusion_matrix(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2)
+        tensor([[1, 0],
+                [1, 1]])
     """
-    pair = target * num_classes + prediction
+    for name, indices in (("prediction", prediction), ("target", target)):
+        _check_indices(name, indices, num_classes)
+    try:
+        pair = target.long() * num_classes + prediction
+    except RuntimeError:
+        raise ValueError(
+            f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}, "
+            "expected one class index each for every row: of logits (N, C) .argmax(1)"
+        ) from None
     batch = pair.shape[:-1]
     trial = torch.arange(batch.numel(), device=pair.device).reshape(*batch, 1)
     cell = trial * num_classes**2 + pair
     counts = torch.bincount(cell.flatten(), minlength=batch.numel() * num_classes**2)
     return counts.reshape(*batch, num_classes, num_classes)
+
+
+def _check_indices(name: str, indices: Tensor, num_classes: int) -> None:
+    if indices.is_floating_point() or indices.is_complex():
+        raise TypeError(
+            f"{name} is {indices.dtype}, expected class indices: of logits (N, C) .argmax(1)"
+        )
+    if indices.numel() and not (indices.amin() >= 0 and indices.amax() < num_classes):
+        wrong = (indices < 0) | (indices >= num_classes)
+        raise ValueError(
+            f"{name} holds {int(indices[wrong][0])}, outside [0, {num_classes}): leave out rows "
+            "without a label in both, as in known = target != 255"
+        )
 
 
 class Tally(NamedTuple):

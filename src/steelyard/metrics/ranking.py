@@ -1,7 +1,8 @@
 """Scores of an order: how far positive rows stand above the others, whatever the threshold.
 
 Rows of equal rank pass a threshold together or not at all, as in scikit-learn. All functions take
-leading dimensions: (…, N) is a stack of rankings of N rows each.
+leading dimensions: (…, N) is a stack of rankings of N rows each. Logits (N, C) of several labels
+have their rows first, so their scores are those of ``logits.T, target.T``.
 """
 
 from collections.abc import Callable
@@ -36,6 +37,9 @@ def average_precision(ranks: Tensor, positive: Tensor) -> Tensor:
 
     Returns:
         (…) float64; NaN without a positive row.
+
+    Raises:
+        ValueError: shapes that differ, no row, NaN in the ranks, or another number in ``positive``.
 
     Example:
         >>> from steelyard.metrics import average_precision
@@ -172,6 +176,12 @@ def _steps(ranks: Tensor, positive: Tensor) -> _Steps:
         )
     if ranks.isnan().any():
         raise ValueError("ranks hold NaN, which has no place in an order")
+    if positive.dtype != torch.bool and (wrong := (positive != 0) & (positive != 1)).any():
+        where = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"positive{where} is {positive[tuple(where)].item()}, expected bool, or 0 and 1: give "
+            "target == c for one class of several, and leave out rows without a label"
+        )
     ranks, order = ranks.sort(-1, descending=True)
     truth = positive.gather(-1, order).double()
     last = torch.ones_like(order, dtype=torch.bool)
