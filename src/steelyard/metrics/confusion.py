@@ -16,7 +16,7 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Te
     Args:
         prediction: class indices in [0, C).
         target: likewise; the two broadcast.
-        num_classes: C.
+        num_classes: how many, C.
 
     Raises:
         TypeError: logits, or other numbers that are no class indices.
