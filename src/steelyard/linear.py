@@ -44,7 +44,8 @@ def linear_loss(
         weight: of the last layer, (C, D), as in ``nn.Linear``.
         target: class indices (N,), (B, T) or (); or one number per class, (N, C), (B, T, C) or
             (C,): the classes come last here, as the features do. These are of the logits' size
-            themselves, and are read in tiles.
+            themselves, and are read in tiles. Targets are those of each row of features: for next
+            tokens shift them before.
         bias: (C,), or None.
         sample_weight: as for the loss: broadcastable to (N,) or (B, T), or (B, T, C) where the
             loss takes one per cell.
