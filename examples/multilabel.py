@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import steelyard as sy
+from steelyard import metrics
 
 LABELS, FEATURES, MISSING = 8, 16, -1
 
@@ -26,16 +27,6 @@ def rows(number: int, seed: int) -> tuple[Tensor, Tensor]:
         [score[:, c].kthvalue(round(number * (1 - float(s)))).values for c, s in enumerate(shares)]
     )
     return x, (score > thresholds).long()
-
-
-def average_precision(scores: Tensor, truth: Tensor) -> float:
-    """Mean over labels of the area under precision against recall."""
-    found = []
-    for score, t in zip(scores.T, truth.T, strict=True):
-        hits = t[score.argsort(descending=True)]
-        precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1)
-        found.append((precision * hits).sum() / hits.sum())
-    return float(torch.stack(found).mean())
 
 
 def trained(loss: sy.SigmoidLoss, x: Tensor, target: Tensor) -> nn.Module:
@@ -75,7 +66,7 @@ def main() -> None:
         there = scores > 0
         hits = (there & (truth_test == 1)).sum()
         precision, recall = hits / there.sum(), hits / truth_test.sum()
-        area = average_precision(scores, truth_test)
+        area = metrics.average_precision(scores.T, truth_test.T).mean()
         print(f"{name:24}{precision:9.3f}{recall:8.3f}{area:19.3f}")
 
 
