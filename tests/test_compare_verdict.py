@@ -250,7 +250,8 @@ def verdict_with(
     ]
     titles = {"balanced_accuracy": "balanced accuracy", "macro_f1": "F1", "accuracy": "accuracy"}
     evidence = RepeatedSplits(values, 0.25)
-    return verdict_of("balanced_accuracy", evidence, entries, titles, 4)["sentences"]
+    said = verdict_of("balanced_accuracy", evidence, entries, titles, "abcd", lambda: None)
+    return said["sentences"]
 
 
 def test_a_verdict_says_what_it_costs_and_which_class_it_never_finds():
@@ -265,18 +266,44 @@ def test_a_verdict_says_what_it_costs_and_which_class_it_never_finds():
     assert blind[-1] == "On no seed does it find a single row of the class that it is worst at."
 
 
-def test_a_study_that_learnt_nothing_says_so():
-    def said(*values):
-        scores = {"balanced_accuracy": {"values": list(values)}}
-        return results._chance([{"name": "cross-entropy", "scores": scores}], 4)
+def said_of_chance(mean, area, *matrices, classes=("fraud", "honest")):
+    entry = {
+        "name": "cross-entropy",
+        "scores": {"balanced_accuracy": {"mean": mean}},
+        "seeds": [{"status": "failed"}, *({"status": "done", "confusion": m} for m in matrices)],
+    }
+    return results._chance([entry], classes, lambda: area)
 
-    assert said(0.25, None, 0.269) == [
-        "Cross-entropy is at chance on every seed (1/4 of balanced accuracy): the network has "
-        "learnt nothing, so nothing can be said of losses. Look at the data, or try other "
+
+def test_a_study_that_learnt_nothing_says_so():
+    assert said_of_chance(0.269, 0.519, classes="abcd") == [
+        "Cross-entropy is at chance: balanced accuracy 26.9 %, 1/4, and ROC AUC 0.52: the network "
+        "has learnt nothing, so nothing can be said of losses. Look at the data, or try other "
         "learning rates or more epochs."
     ]
-    assert said(0.25, 0.271) == []
-    assert said(None, None) == []
+    assert said_of_chance(0.271, 0.5, classes="abcd") == []
+    assert said_of_chance(None, None) == []
+    assert said_of_chance(0.213, None, classes="abcde") == [
+        "Cross-entropy is at chance: balanced accuracy 21.3 %, 1/5. Either it has learnt nothing, "
+        "or only what does not change its decision. Look at the data, or try other learning rates "
+        "or more epochs."
+    ]
+
+
+def test_scores_that_order_the_rows_have_learnt_whatever_the_decision():
+    first, second = [[0, 4], [0, 96]], [[0, 5], [0, 95]]
+    assert said_of_chance(0.5, 0.89, first, second) == [
+        "Cross-entropy decides at chance (balanced accuracy 50.0 %, 1/2): its largest score names "
+        "'fraud' for no test row, as happens to rare classes. But its scores order the rows (ROC "
+        "AUC 0.89, where 0.50 is chance), so it is the decision that has to move."
+    ]
+    named = [[1, 3], [2, 94]]
+    assert "1/2). But its scores order the rows" in said_of_chance(0.5, 0.521, first, named)[0]
+    many = [[9, 0, 0], [5, 0, 0], [2, 0, 0]]
+    assert (
+        "names 2 of 3 classes for no test row" in said_of_chance(1 / 3, 0.8, many, classes="abc")[0]
+    )
+    assert "1/3). But" in said_of_chance(1 / 3, 0.8, [], classes="abc")[0]  # no matrices are kept
 
 
 def test_what_accuracy_buys_is_what_was_asked_for():

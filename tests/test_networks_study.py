@@ -18,6 +18,8 @@ from network_cases import (
     study,
     without_times,
 )
+from scipy.special import log_softmax
+from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -369,3 +371,17 @@ def test_predictions_stay_for_scores_that_come_later(tmp_path):
     labels = blobs(90, seed=5).tensors[1].numpy()
     accuracy = (said.logits.argmax(1) == labels).mean()
     assert focal["seeds"][1]["scores"]["accuracy"] == pytest.approx(accuracy)
+
+
+def test_the_order_of_rows_is_that_of_cross_entropys_kept_logits(tmp_path, monkeypatch):
+    monkeypatch.setattr("steelyard.compare.results._CHANCE", 1.0)  # whatever it learnt
+    found = study(out=tmp_path, losses=["focal"])
+    labels = blobs(90, seed=5).tensors[1].numpy()
+    areas = [
+        roc_auc_score(labels == c, log_softmax(kept.test.logits, 1)[:, c])
+        for kept in compare.predictions(tmp_path)
+        if kept.candidate == "cross-entropy" and kept.test is not None
+        for c in range(3)
+    ]
+    assert len(areas) == 2 * 3
+    assert f"and ROC AUC {np.mean(areas):.2f}: the network has learnt nothing" in found.verdict

@@ -35,7 +35,7 @@ group, an interval from one seed) is null.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from steelyard import _units
@@ -43,7 +43,10 @@ from steelyard._results import BASELINE, Cell, Failure, ScoreName, Verdict
 from steelyard.compare.verdict import Evidence, Measure, judge
 
 _DEAR = 0.03  # of accuracy: more than a few points are said
-_CHANCE = 0.02  # of balanced accuracy above 1 / C: so little is no learning
+# Of balanced accuracy above 1 / C, and of ROC AUC above 1/2: so little is no learning. Means over
+# seeds are held to it: one lucky seed is no learning either, and an interval from few seeds is so
+# wide that it holds chance whatever was learnt.
+_CHANCE = 0.02
 _PRICED = ("balanced_accuracy", "macro_f1", "accuracy")
 
 
@@ -76,7 +79,8 @@ def verdict_of(
     evidence: Evidence,
     entries: Sequence[Mapping[str, Any]],
     titles: Mapping[str, str],
-    classes: int,
+    classes: Sequence[str],
+    order: Callable[[], float | None],
     more: Sequence[str] = (),
 ) -> Verdict:
     """The entry `verdict`.
@@ -86,7 +90,10 @@ def verdict_of(
         evidence: that score of every candidate on every seed.
         entries: the entry `candidates`.
         titles: of the scores.
-        classes: how many there are.
+        classes: their names.
+        order: works out how cross-entropy's scores order the rows: the mean ROC AUC of each class
+            against the rest; None where nothing is known of it. Asked only where decisions are at
+            chance.
         more: sentences to add.
     """
     named = {entry["name"]: entry["title"] for entry in entries}
@@ -97,7 +104,7 @@ def verdict_of(
         "sentences": [
             *found.sentences,
             *more,
-            *_chance(entries, classes),
+            *_chance(entries, classes, order),
             *_price(select, found.recommended, entries, titles),
             *_cautions(select, found.recommended, entries),
             *_probabilities(found.recommended, entries),
@@ -130,17 +137,48 @@ def _price(
     return [f"What it does to the other scores, in points: {', '.join(changes)}."]
 
 
-def _chance(entries: Sequence[Mapping[str, Any]], classes: int) -> list[str]:
-    """That nothing was compared, where cross-entropy itself learnt nothing on any seed."""
-    scores = next(entry["scores"] for entry in entries if entry["name"] == BASELINE)
-    known = [v for v in scores["balanced_accuracy"]["values"] if v is not None]
-    if not known or max(known) > 1 / classes + _CHANCE:
+def _chance(
+    entries: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    order: Callable[[], float | None],
+) -> list[str]:
+    """That cross-entropy decides at chance, and whether it has learnt nothing or only to order.
+
+    The largest score may be a frequent class's in every row, and still rank the rare rows first.
+    """
+    baseline = next(entry for entry in entries if entry["name"] == BASELINE)
+    mean, chance = baseline["scores"]["balanced_accuracy"]["mean"], 1 / len(classes)
+    if mean is None or mean > chance + _CHANCE:
         return []
+    area = order()
+    said = f"Cross-entropy is at chance: balanced accuracy {100 * mean:.1f} %, 1/{len(classes)}"
+    mend = "Look at the data, or try other learning rates or more epochs."
+    if area is None:
+        return [
+            f"{said}. Either it has learnt nothing, or only what does not change its decision. "
+            f"{mend}"
+        ]
+    if area <= 0.5 + _CHANCE:
+        return [
+            f"{said}, and ROC AUC {area:.2f}: the network has learnt nothing, so nothing can be "
+            f"said of losses. {mend}"
+        ]
     return [
-        f"Cross-entropy is at chance on every seed (1/{classes} of balanced accuracy): the network "
-        "has learnt nothing, so nothing can be said of losses. Look at the data, or try other "
-        "learning rates or more epochs."
+        f"Cross-entropy decides at chance (balanced accuracy {100 * mean:.1f} %, "
+        f"1/{len(classes)}){_unnamed(baseline['seeds'], classes)}. But its scores order the rows "
+        f"(ROC AUC {area:.2f}, where 0.50 is chance), so it is the decision that has to move."
     ]
+
+
+def _unnamed(cells: Sequence[Cell], classes: Sequence[str]) -> str:
+    """Which classes the largest score names in no test row of any seed."""
+    matrices = [cell["confusion"] for cell in cells if cell["status"] == "done"]
+    rows = [row for matrix in matrices for row in matrix]  # none where classes are very many
+    missing = [name for c, name in enumerate(classes) if rows and not any(row[c] for row in rows)]
+    if not missing:
+        return ""
+    what = repr(missing[0]) if len(missing) == 1 else f"{len(missing)} of {len(classes)} classes"
+    return f": its largest score names {what} for no test row, as happens to rare classes"
 
 
 def _cautions(

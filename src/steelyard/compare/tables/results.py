@@ -66,8 +66,14 @@ def assemble(
         )
         for score in scoring.selectable
     }
+    baseline = next(entry for entry in entries if entry["name"] == BASELINE)
     verdict = verdict_of(
-        study.select, evidence[study.select], entries, titles, len(facts["classes"])
+        study.select,
+        evidence[study.select],
+        entries,
+        titles,
+        facts["classes"],
+        lambda: baseline["scores"]["roc_auc"]["mean"],
     )
     beside, said = _references(study, rows, overlap, scoring, entries, verdict)
     results: Results = {

@@ -11,7 +11,7 @@ import torch
 from steelyard._results import Cell, DoneCell, FailedCell, Trial
 from steelyard._results import Judged as TestRows
 from steelyard.compare.decisions import Decided
-from steelyard.compare.scores import TITLES, score_predictions
+from steelyard.compare.scores import TITLES, Scoring, score_predictions
 from steelyard.compare.training.course import Course, best
 from steelyard.compare.training.evaluation import Marks, Predictions
 from steelyard.compare.training.kept import TrialStore
@@ -92,6 +92,25 @@ class Judge:
             return self._trained(method, seed, shown, chosen)
         return self._rider(method, seed)
 
+    def order(self) -> float | None:
+        """Cross-entropy's mean ROC AUC, over seeds, of each class against the rest on test rows.
+
+        None for masks and sequences, of whose logits only decisions are kept.
+        """
+        if self.problem.kind != "classes":
+            return None
+        scoring, areas = Scoring(self.problem.classes), []
+        for seed in self.plan.seed_list:
+            run, labels = self.course.baseline_run(seed), self._labels(seed)
+            if run is not None and self.course.outcomes[run.key].status == "done":
+                logits = self.store.predictions(run, "test").logits
+                assert logits is not None
+                assert labels is not None
+                said = wide(logits), torch.from_numpy(labels)
+                areas.append(scoring.of_logits("roc_auc", *said))
+        known = [area for area in areas if not np.isnan(area)]
+        return float(np.mean(known)) if known else None
+
     def _trained(self, method: Method, seed: int, runs: list[Run], draw: int | None) -> Judged:
         trials = [self._trial(run) for run in runs]
         run = next((run for run in runs if run.draw == draw), None)
@@ -146,6 +165,10 @@ class Judge:
         assert labels is not None
         return tune_biases(wide(logits), torch.from_numpy(labels), self.plan.select)
 
+    def _labels(self, seed: int) -> np.ndarray | None:
+        """(n,) classes of a seed's test rows; None for masks and sequences."""
+        return self.problem.labels(self.problem.testing, self.split(seed).test)
+
     def _trial(self, run: Run) -> Trial:
         outcome = self.course.outcomes[run.key]
         return _trial_record(
@@ -178,8 +201,7 @@ class Judge:
         test: Predictions,
         curve: bool = True,
     ) -> Judged:
-        rows = self.split(seed).test
-        labels = self.problem.labels(self.problem.testing, rows)
+        labels = self._labels(seed)
         marks = Marks.of(test, labels, self.units(seed))
         counts = self.problem.training.targets.counts(self.split(seed).train)
         outcome = self.course.outcomes.get(run.key)
