@@ -37,6 +37,16 @@ def test_names_may_come_in_any_order_and_what_is_right_may_be_left_out():
     assert fitted_costs(plain_costs(numbers), ("0", "1")) == ((0.0, 5.0), (100.0, 0.0))
 
 
+def test_truth_values_may_be_written_as_python_does():
+    costs = {True: {False: 100}, False: {True: 5}}
+    assert fitted_costs(plain_costs(costs), ("false", "true")) == ((0.0, 5.0), (100.0, 0.0))
+    twice = {"B": {"a": 1}, "b": {"a": 1}, "a": {"b": 1}}
+    with pytest.raises(StudyError, match="costs name 'B', which is no class"):
+        fitted_costs(plain_costs(twice), ("a", "b"))
+    with pytest.raises(StudyError, match="costs name 'B', which is no class"):
+        fitted_costs(plain_costs({"B": {"a": 1}}), ("a", "bb"))
+
+
 def test_files_and_texts(tmp_path):
     table = tmp_path / "costs.csv"
     table.write_text(",b,a,c\nc,1,2,0\na,3,0,4\nb,-1,5,6\n")
@@ -149,8 +159,15 @@ def test_a_study_of_costs_is_about_costs(study):
     assert row["judgement"] == "better"
     assert "Better than tuned cross-entropy in mean cost: Least expected cost (-" in study.verdict
     assert "Lowest mean cost: " in study.verdict
-    assert "costs = [[0, 100], [5, 0]]" in decided["code"]
-    assert "decision = sy.decide(probabilities, costs)" in decided["code"]
+    assert (
+        "costs = [[0, 100], [5, 0]]  # classes 'fraud', 'honest': rows the truth, columns the "
+        "decision\n" in decided["code"]
+    )
+    assert decided["code"].endswith(
+        "\ndecision = sy.decide(probabilities, costs)"
+        "  # 'fraud' above the threshold 5/(5 + 100) = 0.048"
+    )
+    assert "# classes: 0 'fraud', 1 'honest'\nclass_counts = " in by_name["post-hoc"]["code"]
 
 
 def test_the_page_shows_curves_costs_and_repairs(study):

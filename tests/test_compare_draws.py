@@ -87,7 +87,7 @@ def test_the_lines_to_paste_run_and_are_the_loss_that_was_trained(item):
     logits, target = torch.randn(62, 3, dtype=torch.float64), labels
     scope |= {"logits": logits, "validation_logits": logits, "validation_labels": labels}
     costs = [[0, 1, 1], [5, 0, 5], [20, 20, 0]]
-    lines = python_lines(item, options, Told("# trained", '"macro_f1"', costs))
+    lines = python_lines(item, options, Told("# trained", "macro_f1", costs))
     exec(lines, scope)
     pasted, trained = scope["loss"], build_loss(item, options, np.array([50, 10, 2]), start=8)
     for epoch in (0, 9):
@@ -110,6 +110,45 @@ def test_the_lines_to_paste_run_and_are_the_loss_that_was_trained(item):
     expected = (data_mix / scope["temperature"]).softmax(1)
     torch.testing.assert_close(scope["probabilities"], expected, atol=1e-6, rtol=1e-5)
     assert ("CosineLinear" in lines) == (item.head == "cosine")
+
+
+def lines_of(name, *told):
+    item = candidate(name)
+    return python_lines(item, {r.name: r.at(0.7) for r in (*SHARED, *item.space)}, Told(*told))
+
+
+def test_the_lines_name_the_classes():
+    def comment(*classes):
+        first = lines_of("balanced-softmax", "#", "macro_f1", None, classes).splitlines()[1]
+        return first if first.startswith("# classes") else None
+
+    assert comment("honest", "fraud") == "# classes: 0 'honest', 1 'fraud'"
+    assert comment("0", "1", "2") is None  # positions have no other name
+    assert comment("1", "2") == "# classes: 0 '1', 1 '2'"
+    assert comment(*"abcdefghijk").endswith("8 'i', 9 'j', …")
+    assert comment(*"abcdefghij").endswith("8 'i', 9 'j'")
+    assert comment("a\nimport os", "b" * 31) == f"# classes: 0 'a\\nimport os', 1 '{'b' * 29}…'"
+
+
+def test_the_lines_of_a_decision_for_f1_name_the_class():
+    tuned = "biases = sy.tune_biases(validation_logits, validation_labels, "
+    lines = lines_of("tuned-decision", "#", "f1", None, ("fraud", "honest"), 0)
+    score = "lambda confusion: sy.metrics.f1(confusion, positive=0)"
+    assert f"{tuned}{score})  # F1 of 'fraud'\n" in lines
+    assert f"{tuned}\"f1\")  # F1 of '1'\n" in lines_of("tuned-decision", "#", "f1")
+    assert f'{tuned}"macro_f1")\n' in lines_of("tuned-decision", "#", "macro_f1")
+
+
+def test_the_lines_of_costs_say_where_two_classes_part():
+    def threshold(costs, positive):
+        lines = lines_of("expected-cost", "#", "mean_cost", costs, (), positive)
+        return lines.rpartition("decision = sy.decide(probabilities, costs)")[2]
+
+    assert threshold([[0, 1], [100, 0]], 1) == "  # '1' above the threshold 1/(1 + 100) = 0.0099"
+    assert threshold([[0, 1], [100, 0]], 0) == "  # '0' above the threshold 100/(100 + 1) = 0.99"
+    # What is right may cost or earn: a false alarm costs 3 more here, and a miss 8.
+    assert threshold([[-1, 2], [10, 2]], 1) == "  # '1' above the threshold 3/(3 + 8) = 0.27"
+    assert threshold([[0, 1, 1], [5, 0, 5], [20, 20, 0]], 1) == ""
 
 
 def test_scales_of_ranges():

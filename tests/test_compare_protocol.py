@@ -1,5 +1,7 @@
 """Whole studies: deterministic, without leaks, silent on noise, and able to see what is there."""
 
+import copy
+import io
 import json
 
 import numpy as np
@@ -9,6 +11,7 @@ import studies
 
 from steelyard import compare
 from steelyard.compare.candidates import CANDIDATES, DEFAULT, candidate
+from steelyard.compare.console import plain_console, print_results
 from steelyard.compare.scores import Scoring
 from steelyard.compare.tables.data import from_any
 from steelyard.compare.tables.splits import split_rows
@@ -85,6 +88,23 @@ def test_a_feature_that_knows_the_test_rows_changes_nothing():
     leaky = compare.run(np.column_stack([x, leak]), y, **options)
     for a, b in zip(plain.results["candidates"], leaky.results["candidates"], strict=True):
         assert a["seeds"] == b["seeds"]
+
+
+def test_a_file_gets_the_whole_table(study, monkeypatch):
+    results = copy.deepcopy(study.results)
+    results["candidates"][0]["title"] = "x" * 90
+
+    def printed(**options):
+        text = io.StringIO()
+        print_results(results, plain_console(file=text, **options))
+        return text.getvalue()
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert "…" not in printed()
+    assert "x" * 90 in printed(width=80)
+    assert "…" in printed(width=80, force_terminal=True)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "…" in printed()
 
 
 def test_a_notebook_gets_an_object(study, tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ from test_compare_protocol import blobs
 from steelyard import compare
 from steelyard._results import read_results
 from steelyard.cli import main
+from steelyard.compare.evidence import RepeatedSplits
+from steelyard.compare.evidence import compare as compare_all
 from steelyard.compare.study import Range
 from steelyard.compare.tables.data import from_any
 from steelyard.compare.tables.draws import draw_options
@@ -19,8 +21,7 @@ from steelyard.compare.tables.groups import reference_groups, run_group
 from steelyard.compare.tables.prepare import prepare
 from steelyard.compare.tables.references import REFERENCES, choose_references, reference
 from steelyard.compare.tables.study import Study
-from steelyard.compare.verdict import Measure, RepeatedSplits, said_of_references
-from steelyard.compare.verdict import compare as compare_all
+from steelyard.compare.verdict import Measure, said_of_references
 from steelyard.report.page import render
 
 NAMES = [item.name for item in REFERENCES]

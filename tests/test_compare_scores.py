@@ -132,6 +132,17 @@ def test_refusals(classes, options, message):
         compare.run(*table(classes), **QUICK, **options)
 
 
+def test_the_positive_class_is_found_in_any_case_if_there_is_one_such():
+    def position(positive, *classes):
+        return Study(("cross-entropy",), positive=positive).scoring(classes, (5, 9)).positive
+
+    for name in ("True", True, "TRUE", "true"):
+        assert position(name, "false", "true") == 1
+    assert position("Yes", "YES", "Yes") == 1
+    with pytest.raises(StudyError, match="positive is 'yes'; choose from: 'YES', 'Yes'"):
+        position("yes", "YES", "Yes")
+
+
 @pytest.mark.parametrize("select", ["macro_f1", "average_precision"])
 def test_a_tuned_decision_is_what_its_lines_of_code_do(select):
     """On one draw it is the baseline's network, with biases from the validation rows."""

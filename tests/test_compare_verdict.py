@@ -7,8 +7,9 @@ import pytest
 from scipy import stats
 
 from steelyard.compare import results
+from steelyard.compare.evidence import RepeatedSplits, compare, interval, p_value
 from steelyard.compare.results import verdict_of
-from steelyard.compare.verdict import Measure, RepeatedSplits, compare, interval, judge, p_value
+from steelyard.compare.verdict import Measure, judge
 
 TITLES = {"cross-entropy": "Cross-entropy", "la": "Logit-adjusted", "focal": "Focal"}
 
@@ -163,6 +164,30 @@ def test_less_is_better_of_a_cost():
     )
     judged = compare(RepeatedSplits(named, 0.3), "cross-entropy", -1)
     assert [c.judgement for c in judged] == ["better", "worse"]
+
+
+def preferring(name="expected-cost", **scores):
+    named = {name.replace("_", "-"): values for name, values in scores.items()}
+    titles = TITLES | {"expected-cost": "Least expected cost"}
+    measure = Measure("mean_cost", "mean cost")
+    return judge(RepeatedSplits(named, 0.3), titles, "cross-entropy", measure, name)
+
+
+def test_what_decides_by_the_costs_is_taken_where_it_is_tied_with_the_best():
+    scores = {
+        "cross_entropy": [2.0, 2.1, 1.9, 2.0, 2.2],
+        "expected_cost": [1.0, 2.0, 0.9, 2.3, 1.4],  # tied with the best, not shown to be better
+        "la": [1.2, 1.35, 1.1, 1.2, 1.4],
+    }
+    found = preferring(**scores)
+    assert (found.best, found.recommended) == ("la", "expected-cost")
+    assert found.sentences[-2:] == (
+        "Lowest mean cost: Logit-adjusted (1.25 per row).",
+        "Use Least expected cost: it decides by your costs, and cannot be told from it.",
+    )
+    assert preferring(name=None, **scores).recommended == "la"
+    dear = scores | {"expected_cost": [1.7, 1.8, 1.65, 1.7, 1.9]}  # better, but not the best
+    assert preferring(**dear).recommended == "la"
 
 
 def test_four_seeds_give_no_verdict():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
-from steelyard.compare import verdict
+from steelyard.compare import evidence
+from steelyard.compare.evidence import RepeatedSplits
 from steelyard.compare.training import statistics
 from steelyard.compare.training.evaluation import Marks
 from steelyard.compare.training.statistics import resample
-from steelyard.compare.verdict import RepeatedSplits
 
 
 def marks_of(labels, guess, classes):
@@ -42,9 +42,9 @@ def fixed(marks, score, labels, **given):
 
 def test_the_decisive_numbers():
     assert statistics.REPLICATES == 2000
-    assert verdict.POWER == 0.8
+    assert evidence.POWER == 0.8
     assert statistics.MANY_SEEDS == 10
-    assert verdict.LEVEL == 0.05
+    assert evidence.LEVEL == 0.05
 
 
 def by_hand(marks, labels, a, b, replicates, resample_seeds=False):

@@ -25,6 +25,7 @@ from torch.utils.data import TensorDataset
 
 from steelyard import compare
 from steelyard._results import read_results
+from steelyard.compare.evidence import Comparison, Interval
 from steelyard.compare.study import StudyError
 from steelyard.compare.training import api, rehearsal, results, work
 from steelyard.compare.training.course import Course
@@ -385,3 +386,37 @@ def test_the_order_of_rows_is_that_of_cross_entropys_kept_logits(tmp_path, monke
     ]
     assert len(areas) == 2 * 3
     assert f"and ROC AUC {np.mean(areas):.2f}: the network has learnt nothing" in found.verdict
+
+
+def test_the_verdict_says_what_would_have_been_found_of_whom():
+    def found(name, judgement, detectable):
+        nothing = Interval(None, None, None, None)
+        return Comparison(name, 5, nothing, None, None, judgement, detectable)
+
+    unclear = "no detectable difference"
+    titles = {"a": "Focal", "b": "LDAM, deferred weights", "c": "Poly-1"}
+    rows = [found("a", unclear, 0.079), found("b", unclear, 0.0104), found("c", "better", 0.02)]
+    assert results._detectable(rows, titles, 5) == [
+        "Unclear means: with 5 seeds and these test rows, four of five studies would find a "
+        "difference from cross-entropy of 7.9 points (Focal) and 1.0 points (LDAM, deferred "
+        "weights)."
+    ]
+    assert results._detectable(rows[2:], titles, 5) == []
+
+
+def test_the_lines_say_what_networks_were_trained_with(finished):
+    def recipe(found, name="cross-entropy"):
+        entry = next(e for e in found.results["candidates"] if e["name"] == name)
+        return entry["code"].splitlines()[2]
+
+    warm = "a warm-up of 5 % of the steps and a cosine to zero"
+    assert recipe(finished) == f"# 5 epochs, 32 rows a step, {warm}"
+    short = {"losses": ["focal-head-only"], "seeds": 1, "draws": 1, "epochs": 1}
+    plain = study(optimizer=None, space=None, schedule="constant", **short)
+    assert recipe(plain) == "# AdamW, 1 epoch, 32 rows a step, a constant learning rate"
+    assert recipe(plain, "focal-head-only") == (
+        "# the last layer alone, on what cross-entropy's network gives it: AdamW, 30 epochs, "
+        f"256 rows a step, {warm}"
+    )
+    own = study(schedule=lambda step, steps: 1.0, **short)
+    assert recipe(own) == "# 1 epoch, 32 rows a step, your schedule"

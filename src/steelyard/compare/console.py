@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,7 @@ _COLUMNS = ("balanced_accuracy", "macro_f1", "worst_class_recall")  # these fit 
 _BINARY_COLUMNS = ("balanced_accuracy", "average_precision", "f1")
 _MORE_COLUMNS = ("accuracy", "few_shot_recall", "calibration_error", "log_loss")
 _COLUMN_WIDTH = 13
+_WIDEST = 1000
 
 
 def plain_console(**options: Any) -> Console:
@@ -28,6 +30,8 @@ def plain_console(**options: Any) -> Console:
 
 def print_results(results: Results, console: Console) -> None:
     """The table of losses × scores, the verdict, and the lines to paste."""
+    table = score_table(results, console.width)
+    _make_room(table, console)
     data, study = results["data"], results["study"]
     split = data["split"]
     train = data["train_counts"]
@@ -51,7 +55,7 @@ def print_results(results: Results, console: Console) -> None:
             f"{study['batch_size']:,} rows a step.",
         )
     console.print()
-    console.print(score_table(results, console.width))
+    console.print(table)
     console.print()
     for sentence in results["verdict"]["sentences"]:
         console.print(sentence)
@@ -61,6 +65,13 @@ def print_results(results: Results, console: Console) -> None:
         console.print()
         for line in results["verdict"]["code"].splitlines():
             console.print(f"    {line}", soft_wrap=True)
+
+
+def _make_room(table: Table, console: Console) -> None:
+    """A terminal has the width it has; a file or a pipe takes lines of any length."""
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        anywhere = console.options.update_width(_WIDEST)
+        console.width = max(console.width, console.measure(table, options=anywhere).maximum)
 
 
 def score_table(results: Results, width: int) -> Table:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from steelyard.compare.study import StudyError
+from steelyard.compare.study import StudyError, class_of
 
 Matrix = tuple[tuple[float, ...], ...]
 _AS_IN = 'as in {"fraud": {"honest": 100}, "honest": {"fraud": 5}}'
@@ -112,6 +112,8 @@ def _by_name(costs: Mapping[str, Any], classes: Sequence[str]) -> list[list[Any]
     for true, row in costs.items():
         if not isinstance(row, Mapping):
             raise StudyError(f"costs of {true!r} are {row!r}; expected decisions by name, {_AS_IN}")
+    costs = _known({true: _known(row, classes) for true, row in costs.items()}, classes)
+    for true, row in costs.items():
         if unknown := [name for name in (true, *row) if name not in known]:
             raise StudyError(
                 f"costs name {unknown[0]!r}, which is no class; the classes are "
@@ -124,6 +126,15 @@ def _by_name(costs: Mapping[str, Any], classes: Sequence[str]) -> list[list[Any]
                     f"costs lack what it costs to decide {name!r} where {true!r} is true"
                 )
     return [[costs.get(true, {}).get(name, 0.0) for name in classes] for true in classes]
+
+
+def _known(given: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """The same under the names that the classes have; what is no class keeps its own."""
+    found = {}
+    for name, value in given.items():
+        known = class_of(name, classes)
+        found[name if known is None or known in given else known] = value
+    return found
 
 
 def _in_order(costs: Any, classes: Sequence[str]) -> list[list[Any]]:

@@ -40,7 +40,9 @@ from typing import Any
 
 from steelyard import _units
 from steelyard._results import BASELINE, Cell, Failure, ScoreName, Verdict
-from steelyard.compare.verdict import Evidence, Measure, judge
+from steelyard.compare.candidates import BY_COSTS
+from steelyard.compare.evidence import Evidence
+from steelyard.compare.verdict import Measure, judge
 
 _DEAR = 0.03  # of accuracy: more than a few points are said
 # Of balanced accuracy above 1 / C, and of ROC AUC above 1/2: so little is no learning. Means over
@@ -97,7 +99,8 @@ def verdict_of(
         more: sentences to add.
     """
     named = {entry["name"]: entry["title"] for entry in entries}
-    found = judge(evidence, named, BASELINE, Measure(select, titles[select]))
+    preferred = BY_COSTS if BY_COSTS in named else None
+    found = judge(evidence, named, BASELINE, Measure(select, titles[select]), preferred)
     code = {entry["name"]: entry["code"] for entry in entries}
     return {
         "score": select,

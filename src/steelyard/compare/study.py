@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,6 +113,14 @@ class Candidate:
     def weighted(self) -> bool:
         """Whether class weights are drawn for this candidate."""
         return any(item.name == "power" for item in self.space)
+
+
+def class_of(name: str, classes: Sequence[str]) -> str | None:
+    """The class that a user names, who may write True for true; None where that is none or two."""
+    if name in classes:
+        return name
+    near = [known for known in classes if known.casefold() == name.casefold()]
+    return near[0] if len(near) == 1 else None
 
 
 def _between(low: float, high: float, u: float) -> float:

@@ -24,6 +24,7 @@ from steelyard._results import Candidate as Entry
 from steelyard._units import sign
 from steelyard.compare.candidates import candidate
 from steelyard.compare.code import Told, python_lines
+from steelyard.compare.evidence import RepeatedSplits, compare, interval
 from steelyard.compare.machine import environment
 from steelyard.compare.results import failures, score_names, verdict_of
 from steelyard.compare.scores import Scoring
@@ -33,7 +34,7 @@ from steelyard.compare.tables.prepare import Prepared
 from steelyard.compare.tables.references import Reference as ReferenceModel
 from steelyard.compare.tables.references import reference
 from steelyard.compare.tables.study import Study
-from steelyard.compare.verdict import Measure, RepeatedSplits, compare, interval, said_of_references
+from steelyard.compare.verdict import Measure, said_of_references
 
 
 def assemble(
@@ -58,7 +59,8 @@ def assemble(
     scoring = study.scoring(data.classes, data.counts().tolist())
     titles = scoring.titles
     entries = [
-        _entry(candidate(name), rows[name], overlap, scoring, study.select) for name in study.losses
+        _entry(candidate(name), rows[name], overlap, scoring, study.select, data.classes)
+        for name in study.losses
     ]
     evidence = {
         score: RepeatedSplits(
@@ -163,7 +165,12 @@ def _facts(data: Data, first: Prepared) -> DataFacts:
 
 
 def _entry(
-    item: Candidate, row: list[Cell], overlap: float, scoring: Scoring, select: str
+    item: Candidate,
+    row: list[Cell],
+    overlap: float,
+    scoring: Scoring,
+    select: str,
+    classes: Sequence[str],
 ) -> Entry:
     tried = _tried(item, row, overlap, scoring)
     own = {
@@ -171,7 +178,7 @@ def _entry(
         "head": item.head,
         "deferred": item.deferred,
         "post_hoc": item.post_hoc,
-        "code": _code(item, tried, scoring, select),
+        "code": _code(item, tried, scoring, select, classes),
     }
     return cast("Entry", tried | own)
 
@@ -200,16 +207,6 @@ def _tried(
     }
 
 
-def _tuned_for(scoring: Scoring, select: str) -> str:
-    """The score that a decision is tuned for, as an expression."""
-    name = scoring.tuned_for(select)
-    if name == "mean_cost":
-        return "lambda confusion: -sy.metrics.mean_cost(confusion, costs)"
-    if name == "f1" and not scoring.positive:
-        return "lambda confusion: sy.metrics.f1(confusion, positive=0)"
-    return f'"{name}"'
-
-
 def _done(row: Sequence[Cell]) -> list[DoneCell]:
     return [cell for cell in row if cell["status"] == "done"]
 
@@ -228,7 +225,9 @@ def _reference_code(item: ReferenceModel, tried: Tried, select: str) -> str | No
     return None if options is None else item.python_lines(options)
 
 
-def _code(item: Candidate, tried: Tried, scoring: Scoring, select: str) -> str | None:
+def _code(
+    item: Candidate, tried: Tried, scoring: Scoring, select: str, classes: Sequence[str]
+) -> str | None:
     """Lines of Python that use a candidate."""
     options = _best_options(tried, select)
     if options is None:
@@ -237,4 +236,6 @@ def _code(item: Candidate, tried: Tried, scoring: Scoring, select: str) -> str |
         f"# trained by AdamW, learning rate {options['learning_rate']:g}, "
         f"weight decay {options['weight_decay']:g}; then at prediction:"
     )
-    return python_lines(item, options, Told(recipe, _tuned_for(scoring, select), scoring.costs))
+    tuned_for = scoring.tuned_for(select)
+    told = Told(recipe, tuned_for, scoring.costs, classes, scoring.positive)
+    return python_lines(item, options, told)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from steelyard.compare.candidates import BY_COSTS
 from steelyard.compare.costs import fitted_costs, plain_costs
 from steelyard.compare.scores import Scoring
-from steelyard.compare.study import StudyError
+from steelyard.compare.study import StudyError, class_of
 from steelyard.compare.tables.shape import NETWORKS, Network, Shape
 
 _LARGEST = 10**12
@@ -161,12 +161,13 @@ class Study:
                 f"positive is {self.positive!r}, and there are {len(classes)} classes; "
                 "only of two one can be the positive one"
             )
-        if self.positive is not None and self.positive not in classes:
+        looked_for = None if self.positive is None else class_of(str(self.positive), classes)
+        if self.positive is not None and looked_for is None:
             raise StudyError(
                 f"positive is {self.positive!r}; choose from: {', '.join(map(repr, classes))}"
             )
         rarer = int(counts[1] <= counts[0]) if len(classes) == 2 else 0
-        positive = rarer if self.positive is None else list(classes).index(self.positive)
+        positive = rarer if looked_for is None else list(classes).index(looked_for)
         costs = None if self.costs is None else fitted_costs(json.loads(self.costs), classes)
         scoring = Scoring(len(classes), positive, self.at, costs)
         if self.select not in scoring.selectable:

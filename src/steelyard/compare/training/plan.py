@@ -15,7 +15,7 @@ from steelyard.compare.study import Range, StudyError
 from steelyard.compare.training.methods import Method
 
 _OWN_COLUMNS = 8  # for a loss's own hyper-parameters: a further loss leaves all draws as they are
-_WARM_UP = 0.05  # share of the steps in which the learning rate rises
+WARM_UP = 0.05  # share of the steps in which the learning rate rises
 DEFERRED_FROM = (4, 5)  # of the epochs: 80 %, as published
 # AdamW's; whoever brings an optimiser brings its learning rates.
 DEFAULT_SPACE: Mapping[str, Any] = {
@@ -214,7 +214,7 @@ def _at(space: Sequence[Range], point: np.ndarray | None) -> dict[str, float]:
 
 def cosine(step: int, steps: int) -> float:
     """The share of its learning rate that a step uses: a warm-up, then a cosine to zero."""
-    warm = max(1, round(_WARM_UP * steps))
+    warm = max(1, round(WARM_UP * steps))
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from steelyard._results import BASELINE
+from steelyard.compare.evidence import detectable
 from steelyard.compare.study import StudyError
 from steelyard.compare.training.course import Course
 from steelyard.compare.training.lines import plan_lines
@@ -22,7 +23,6 @@ from steelyard.compare.training.ranks import Ranks
 from steelyard.compare.training.streams import restored
 from steelyard.compare.training.trial import Trial, bare
 from steelyard.compare.training.work import new_trial, run_users_loop
-from steelyard.compare.verdict import detectable
 
 _STEPS = 4  # of which the first, which warms up, is not timed
 _FORWARD = 1 / 3  # of a step's time: what it costs to predict a batch

@@ -19,22 +19,14 @@ As of tables (see `steelyard.compare.results`), and beside that:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from steelyard._results import BASELINE, SCHEMA
 from steelyard.compare.code import Told, python_lines
-from steelyard.compare.machine import environment
-from steelyard.compare.results import failures, score_names, verdict_of
-from steelyard.compare.training.judging import Judge, Judged, titles
-from steelyard.compare.training.methods import Method
-from steelyard.compare.training.panel import IMAGES, panel
-from steelyard.compare.training.plan import Plan
-from steelyard.compare.training.problem import Problem
-from steelyard.compare.training.statistics import SCORES, few_seeds, resample
-from steelyard.compare.verdict import (
+from steelyard.compare.evidence import (
     Comparison,
     Evidence,
     Interval,
@@ -42,8 +34,22 @@ from steelyard.compare.verdict import (
     compare,
     interval,
 )
+from steelyard.compare.machine import environment
+from steelyard.compare.results import failures, score_names, verdict_of
+from steelyard.compare.training import head_only
+from steelyard.compare.training.judging import Judge, Judged, titles
+from steelyard.compare.training.methods import Method
+from steelyard.compare.training.panel import IMAGES, panel
+from steelyard.compare.training.plan import WARM_UP, Plan
+from steelyard.compare.training.problem import PlainLoop, Problem, adamw
+from steelyard.compare.training.statistics import SCORES, few_seeds, resample
+from steelyard.compare.verdict import join
 
 _FEW_ROWS = 10  # validation rows of a class: its recall is then known to 15 points or so
+_SCHEDULES = {
+    "cosine": f"a warm-up of {100 * WARM_UP:g} % of the steps and a cosine to zero",
+    "constant": "a constant learning rate",
+}
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,9 @@ def assemble(
     evidence, recall_variance = _evidence(problem, plan, judge_, judged, compared)
     every_row_counts = problem.kind == "classes" and plan.ignore_index == Plan.ignore_index
     ignored = None if every_row_counts else plan.ignore_index
+    told = Told(_recipe(problem, plan), plan.select, None, facts.classes, ignore_index=ignored)
     entries = [
-        _entry(method, judged[method.name], shown, evidence, recall_variance, plan.select, ignored)
+        _entry(method, judged[method.name], shown, evidence, recall_variance, told)
         for method in problem.methods
     ]
     comparisons = {name: compare(evidence[name], BASELINE) for name in compared}
@@ -97,7 +104,9 @@ def assemble(
             shown,
             facts.classes,
             judge_.order,
-            _detectable(comparisons[plan.select], plan.seeds),
+            _detectable(
+                comparisons[plan.select], {e["name"]: e["title"] for e in entries}, plan.seeds
+            ),
         ),
         "failures": failures({name: [one.cell for one in row] for name, row in judged.items()}),
         "times": dict(times),
@@ -175,8 +184,7 @@ def _entry(
     shown: Mapping[str, str],
     evidence: Mapping[str, Evidence],
     recall_variance: Mapping[str, np.ndarray] | None,
-    select: str,
-    ignore_index: int | None,
+    told: Told,
 ) -> dict[str, Any]:
     cells = [one.cell for one in row]
     done = [cell for cell in cells if cell["status"] == "done"]
@@ -209,7 +217,7 @@ def _entry(
         "space": [item.to_dict() for item in method.space],
         "scores": scores,
         **per_class,
-        "code": _code(method, done, select, ignore_index),
+        "code": _code(method, done, told),
         "seeds": cells,
     }
 
@@ -223,17 +231,30 @@ def _of_class(
     return few_seeds(known, float(variance[c]))[0]
 
 
-def _code(
-    method: Method, done: Sequence[Mapping[str, Any]], select: str, ignore_index: int | None
-) -> str | None:
+def _recipe(problem: Problem, plan: Plan) -> str:
+    """What every network was trained with, as far as the study knows it."""
+    parts = [f"{plan.epochs} epoch{'s' * (plan.epochs != 1)}", f"{plan.batch_size} rows a step"]
+    parts.append(_SCHEDULES.get(plan.schedule, "your schedule"))
+    if isinstance(problem.train, PlainLoop) and problem.train.optimizer is adamw:
+        parts.insert(0, "AdamW")  # any other is the user's own
+    return f"# {', '.join(parts)}"
+
+
+def _code(method: Method, done: Sequence[Mapping[str, Any]], told: Told) -> str | None:
     """Lines of Python with the chosen draw's options."""
     if not done:
         return None
     trials = [t for cell in done for t in cell["trials"] if t["draw"] == cell["chosen"]]
     options = max(trials, key=lambda trial: trial["validation"])["options"]
     recipe = [
-        f"# learning rate {options['learning_rate']:g}, weight decay {options['weight_decay']:g}"
+        told.recipe,
+        f"# learning rate {options['learning_rate']:g}, weight decay {options['weight_decay']:g}",
     ]
+    if method.rider == "head-only":
+        recipe[0] = (
+            "# the last layer alone, on what cross-entropy's network gives it: AdamW, "
+            f"{head_only.EPOCHS} epochs, {head_only.BATCH_SIZE} rows a step, {_SCHEDULES['cosine']}"
+        )
     if method.candidate is None:
         return "\n".join([f"loss = {method.name}  # your own", *recipe])
     recipe.append("# then at prediction:")
@@ -243,8 +264,7 @@ def _code(
             f"{logits} = ({logits} - bias) / norm ** {options['tau']:.12g}"
             for logits in ("validation_logits", "logits")
         ]
-    told = Told("\n".join(recipe), f'"{select}"', ignore_index=ignore_index)
-    return python_lines(method.candidate, options, told)
+    return python_lines(method.candidate, options, replace(told, recipe="\n".join(recipe)))
 
 
 def _options(plan: Plan) -> dict[str, Any]:
@@ -315,18 +335,18 @@ def notes(problem: Problem, plan: Plan, facts: Facts, judge_: Judge) -> list[str
     return found
 
 
-def _detectable(comparisons: Sequence[Comparison], seeds: int) -> list[str]:
-    """How large a difference would have shown, where one did not."""
-    unclear = [
-        c.detectable
+def _detectable(
+    comparisons: Sequence[Comparison], named: Mapping[str, str], seeds: int
+) -> list[str]:
+    """How large a difference from cross-entropy would have shown, where one did not."""
+    sizes = [
+        f"{100 * c.detectable:.1f} points ({named[c.candidate]})"
         for c in comparisons
         if c.judgement == "no detectable difference" and c.detectable is not None
     ]
-    if not unclear:
+    if not sizes:
         return []
-    low, high = 100 * min(unclear), 100 * max(unclear)
-    size = f"{high:.1f}" if high - low < 0.05 else f"{low:.1f} to {high:.1f}"
     return [
         f"Unclear means: with {seeds} seeds and these test rows, four of five studies would find "
-        f"a difference of {size} points."
+        f"a difference from cross-entropy of {join(sizes)}."
     ]

@@ -2,7 +2,7 @@
 
 A fixed test set is the same for all seeds: two things vary, the training and the rows that
 happen to be in the test set. Test sets that are carved anew for every seed overlap instead:
-`steelyard.compare.verdict.RepeatedSplits` is for them.
+`steelyard.compare.evidence.RepeatedSplits` is for them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
+from steelyard.compare.evidence import LEVEL, Interval, Paired, detectable
 from steelyard.compare.training.evaluation import Marks
 from steelyard.compare.training.streams import stream
-from steelyard.compare.verdict import LEVEL, Interval, Paired, detectable
 
 REPLICATES = 2000
 MANY_SEEDS = 10  # from here on seeds can be resampled; fewer make intervals too short
