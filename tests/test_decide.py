@@ -1,6 +1,5 @@
 """Decisions against a search through everything that could be decided."""
 
-import importlib
 import itertools
 
 import numpy as np
@@ -10,8 +9,8 @@ from scipy.optimize import minimize_scalar
 from sklearn import metrics as sk
 
 import steelyard as sy
-from steelyard import metrics
-from steelyard.decide import SCORES
+from steelyard import _biases, metrics
+from steelyard._biases import SCORES
 
 BY_SCIKIT_LEARN = {
     "f1": lambda y, y_hat: sk.f1_score(y, y_hat, zero_division=0),
@@ -134,8 +133,7 @@ def test_where_there_are_too_many_to_try_they_lie_evenly(monkeypatch):
     logits, labels = problem(0, rows=2000, classes=3)
     rate = metrics.balanced_accuracy
     exact = scored(logits, sy.tune_biases(logits, labels), labels, rate)
-    room = importlib.import_module("steelyard.decide")
-    monkeypatch.setattr(room, "_CELLS", 6 * 40)  # forty thresholds of two thousand
+    monkeypatch.setattr(_biases, "_CELLS", 6 * 40)  # forty thresholds of two thousand
     coarse = scored(logits, sy.tune_biases(logits, labels), labels, rate)
     assert scored(logits, torch.zeros(3), labels, rate) < coarse <= exact + 0.01
     assert coarse >= exact - 0.02
