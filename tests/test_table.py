@@ -323,6 +323,7 @@ def test_nothing_is_zero_and_attached(row: Any, engine: str, smoothing: float) -
         empty = {**options, "empty": "nan"}
         smoothed = row.build(engine=engine, label_smoothing=smoothing, **empty)(z, target)
         assert smoothed.isnan()  # PyTorch's, whatever the sum is
+        assert (torch.autograd.grad(smoothed, z)[0] == 0).all()
 
 
 @each_engine

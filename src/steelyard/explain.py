@@ -237,7 +237,7 @@ def explain_engine(
         >>> features, weight = torch.randn(2048, 64), torch.randn(32000, 64)
         >>> chosen = explain_engine(features, torch.zeros(2048).long(), head=weight)
         >>> print(chosen.reason.partition(", where")[0])
-        tiles of 410 × 32,000 logits take 52.0 MB beside the gradients
+        tiles of ... × 32,000 logits take ... MB beside the gradients
     """
     if head is not None:
         whole = loss or CrossEntropyLoss(label_smoothing=label_smoothing, engine=engine)

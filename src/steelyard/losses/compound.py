@@ -284,7 +284,8 @@ def _cross_entropy(
         over = (overlap.target != overlap.ignore_index).sum().to(logs.dtype)
     else:
         over = own.sum()
-    return logs.sum() / over.masked_fill(over == 0, 0.0 if options.empty == "nan" else math.inf)
+    nothing = math.nan if options.empty == "nan" else math.inf
+    return ops.Reduction("mean", nothing=nothing).of_sums(logs.sum(), over)[0]
 
 
 def _totals_of(batch: Sequence[RegionLoss]) -> str:

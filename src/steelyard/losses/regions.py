@@ -219,7 +219,7 @@ def reduced(
     else:
         over = divisor(options, weight, counts).to(losses.dtype)
     nothing = math.nan if options.empty == "nan" else math.inf
-    return losses.sum() / over.masked_fill(over == 0, nothing)
+    return ops.Reduction("mean", nothing=nothing).of_sums(losses.sum(), over)[0]
 
 
 def divisor(options: RegionOptions, weight: Tensor, counts: Tensor) -> Tensor:

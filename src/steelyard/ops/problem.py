@@ -130,7 +130,7 @@ class Reduction(NamedTuple):
         kind: "none", "sum" or "mean".
         over: what a mean divides by, for :meth:`Problem.count`; or a 0-d tensor, the divisor.
         nothing: what a divisor of 0 becomes: infinity makes a mean over nothing 0, NaN makes it
-            NaN.
+            NaN. Its gradient is 0 all the same.
     """
 
     kind: str = "mean"
@@ -153,7 +153,8 @@ class Reduction(NamedTuple):
         if self.kind != "mean":
             return total, None
         divisor = self.over.item() if isinstance(self.over, Tensor) else count
-        divisor = divisor or self.nothing
+        if not divisor:
+            return total / self.nothing, math.inf
         return total / divisor, divisor
 
     def __call__(
@@ -169,8 +170,12 @@ class Reduction(NamedTuple):
         if divisor is None:
             return total, None
         divisor = divisor.to(total.dtype)
-        divisor = divisor.masked_fill(divisor == 0, self.nothing)
-        return total / divisor, divisor
+        none = divisor == 0
+        divisor = divisor.masked_fill(none, math.inf)
+        value = total / divisor
+        if self.nothing != math.inf:
+            value = value.masked_fill(none, self.nothing)
+        return value, divisor
 
 
 def along_classes(vector: Tensor, logits: Tensor) -> Tensor:

@@ -70,7 +70,10 @@ def losses(
     elif reduction.kind == "mean":
         one_each = all_count and not isinstance(reduction.over, Tensor)
         counted = None if one_each else reduction.divisor(problem, share)
-        divisor = len(nll) if counted is None else counted.item() or reduction.nothing
+        divisor = len(nll) if counted is None else counted.item()
+        if not divisor and reduction.nothing != math.inf:
+            return None  # NaN, whose gradient is 0
+        divisor = divisor or math.inf
     rest = (problem.tail, _parameter(problem), share, divisor)
     if nll.requires_grad:
         return _Tail.apply(nll, tensors, *rest)  # type: ignore[no-untyped-call, no-any-return]
