@@ -324,6 +324,13 @@ def test_scores_that_order_the_rows_have_learnt_whatever_the_decision():
     ]
     named = [[1, 3], [2, 94]]
     assert "1/2). But its scores order the rows" in said_of_chance(0.5, 0.521, first, named)[0]
+    assert said_of_chance(0.5, 0.79, named) == [
+        "Cross-entropy decides at chance (balanced accuracy 50.0 %, 1/2). But its scores order the "
+        "rows a little (ROC AUC 0.79, where 0.50 is chance). Either the decision has to move, or "
+        "the network is not trained yet: repeat the study with twice the epochs before you believe "
+        "its differences."
+    ]
+    assert "it is the decision" in said_of_chance(0.5, 0.8, named)[0]
     many = [[9, 0, 0], [5, 0, 0], [2, 0, 0]]
     assert (
         "names 2 of 3 classes for no test row" in said_of_chance(1 / 3, 0.8, many, classes="abc")[0]

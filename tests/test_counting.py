@@ -285,6 +285,7 @@ class TestErrors:
                 r"if it marks what is not to count, pass ignore_index=7",
             ),
             ([0, -1], {}, r"label -1 at position 1 is negative \(ignore_index=None\)"),
+            (torch.tensor([[0, -1]]), {}, r"rows of several labels .* want multi_label=True; if"),
             ([0, -1], {"ignore_index": -100}, r"-1 at position 1 .*\(ignore_index=-100\)"),
             (torch.tensor([[0, 1], [9, 0]]), {"num_classes": 2}, r"9 at position \(1, 0\)"),
             ([(0.5, 1), (0.5, 9)], {"num_classes": 2}, "9 at sample 1 is"),

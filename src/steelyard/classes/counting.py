@@ -185,6 +185,8 @@ class _Tally:
         text = f"label {value} at {piece.at(position)}"
         if value < 0:
             text += f" is negative (ignore_index={self._ignore_index}); class indices start at 0"
+            if labels.ndim == 2 and value == -1:
+                text += ", and rows of several labels (0, 1, -1 unknown) want multi_label=True"
         elif self._num_classes is None:
             text += (
                 f" is too large to be a class index (ignore_index={self._ignore_index}); give "

@@ -60,7 +60,11 @@ def add_to(commands: Commands) -> None:
     )
     compare.add_argument("--list", action="store_true", help="print every candidate, and end")
     compare.add_argument(
-        "--seeds", action=_Told, type=int, default=5, help="splits and trainings (%(default)s)"
+        "--seeds",
+        action=_Told,
+        type=int,
+        default=5,
+        help="splits and trainings (%(default)s; fewer than 5 give no verdict)",
     )
     compare.add_argument(
         "--draws",

@@ -49,6 +49,8 @@ _DEAR = 0.03  # of accuracy: more than a few points are said
 # seeds are held to it: one lucky seed is no learning either, and an interval from few seeds is so
 # wide that it holds chance whatever was learnt.
 _CHANCE = 0.02
+# Below this ROC AUC an order may as well be that of a network that is not trained yet.
+_ORDERED = 0.8
 _PRICED = ("balanced_accuracy", "macro_f1", "accuracy")
 
 
@@ -166,10 +168,19 @@ def _chance(
             f"{said}, and ROC AUC {area:.2f}: the network has learnt nothing, so nothing can be "
             f"said of losses. {mend}"
         ]
-    return [
+    decides = (
         f"Cross-entropy decides at chance (balanced accuracy {100 * mean:.1f} %, "
-        f"1/{len(classes)}){_unnamed(baseline['seeds'], classes)}. But its scores order the rows "
-        f"(ROC AUC {area:.2f}, where 0.50 is chance), so it is the decision that has to move."
+        f"1/{len(classes)}){_unnamed(baseline['seeds'], classes)}. But its scores order the rows"
+    )
+    if area < _ORDERED:
+        return [
+            f"{decides} a little (ROC AUC {area:.2f}, where 0.50 is chance). Either the decision "
+            "has to move, or the network is not trained yet: repeat the study with twice the "
+            "epochs before you believe its differences."
+        ]
+    return [
+        f"{decides} (ROC AUC {area:.2f}, where 0.50 is chance), so it is the decision that has to "
+        "move."
     ]
 
 

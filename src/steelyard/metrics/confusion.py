@@ -50,10 +50,10 @@ def _check_indices(name: str, indices: Tensor, num_classes: int) -> None:
             f"{name} is {indices.dtype}, expected class indices: of logits (N, C) .argmax(1)"
         )
     if indices.numel() and not (indices.amin() >= 0 and indices.amax() < num_classes):
-        wrong = (indices < 0) | (indices >= num_classes)
+        wrong = int(indices[(indices < 0) | (indices >= num_classes)][0])
         raise ValueError(
-            f"{name} holds {int(indices[wrong][0])}, outside [0, {num_classes}): leave out rows "
-            "without a label in both, as in known = target != 255"
+            f"{name} holds {wrong}, outside [0, {num_classes}): leave out rows without a label in "
+            f"both, as in known = target != {wrong}"
         )
 
 
