@@ -51,7 +51,8 @@ slow: .venv/dev
 # What meets most of torch: modules, errors, tracers, PyTorch's own inputs.
 lowest: .venv-lowest/done
 	$(LOWEST)/pytest --numprocesses 2 tests/test_modules.py tests/test_errors.py tests/test_tracing.py \
-		tests/test_pytorch_inputs.py tests/test_worked_values.py tests/test_compat.py
+		tests/test_pytorch_inputs.py tests/test_worked_values.py tests/test_compat.py \
+		tests/test_linear.py
 
 lint: .venv/dev
 	$(BIN)/ruff check

@@ -44,10 +44,11 @@ class Head(NamedTuple):
     def logits_dtype(self) -> torch.dtype:
         """Of the logits: that of the features, or autocast's."""
         device = self.features.device.type
-        # There is none for the meta device, and to ask if it is enabled is an error.
+        # There is none for the meta device, and to ask if it is enabled is an error. Whether there
+        # is one for a device, torch.compile of torch 2.11 cannot ask.
         if (
             self.features.dtype is not torch.float64
-            and is_autocast_available(device)
+            and device != "meta"
             and torch.is_autocast_enabled(device)
         ):
             return torch.get_autocast_dtype(device)
