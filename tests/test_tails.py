@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from steelyard.losses import penalties, tails
 from steelyard.ops import Penalty, Probability, Tail
@@ -69,19 +70,31 @@ def slope_of(name: str, log_p: Decimal, parameter: Any) -> Decimal:
     return (down - up) / (2 * step)
 
 
+def exact(name: str, log_p: Tensor, parameter: Any) -> tuple[Tensor, Tensor]:
+    """The values and the slopes at these log p."""
+    places = [Decimal(x) for x in log_p.tolist()]
+    values = [float(value_of(name, x, parameter)) for x in places]
+    slopes = [float(slope_of(name, x, parameter)) for x in places]
+    return torch.tensor(values, dtype=log_p.dtype), torch.tensor(slopes, dtype=log_p.dtype)
+
+
+def is_exact(
+    value: Tensor, log_p: Tensor, values: Tensor, slopes: Tensor, close: dict[str, float]
+) -> None:
+    """Whether a value, and autograd's derivative of it, are as close as that."""
+    torch.testing.assert_close(value.detach(), values, **close)
+    (slope,) = torch.autograd.grad(-value.sum(), log_p)
+    torch.testing.assert_close(slope, slopes, **close)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", TAILS)
 def test_a_tail_has_all_its_digits(name: str, dtype: torch.dtype) -> None:
     tail, parameter = TAILS[name]
     log_p = torch.tensor(LOGS, dtype=dtype, requires_grad=True)
-    exact = [Decimal(x) for x in log_p.tolist()]
-    values = torch.tensor([float(value_of(name, x, parameter)) for x in exact], dtype=dtype)
-    slopes = torch.tensor([float(slope_of(name, x, parameter)) for x in exact], dtype=dtype)
+    values, slopes = exact(name, log_p, parameter)
     close = {"rtol": 64 * torch.finfo(dtype).eps, "atol": 0}
-    value = tail(log_p, parameter)
-    torch.testing.assert_close(value.detach(), values, **close)
-    (slope,) = torch.autograd.grad(-value.sum(), log_p)
-    torch.testing.assert_close(slope, slopes, **close)
+    is_exact(tail(log_p, parameter), log_p, values, slopes, close)
     value, slope = tail.with_slope(log_p.detach(), parameter)
     torch.testing.assert_close(value, values, **close)
     torch.testing.assert_close(torch.as_tensor(slope).to(dtype).expand(len(LOGS)), slopes, **close)
@@ -92,25 +105,18 @@ def test_a_tail_has_all_its_digits(name: str, dtype: torch.dtype) -> None:
 def test_a_penalty_has_all_its_digits(name: str, dtype: torch.dtype) -> None:
     penalty, parameter = PENALTIES[name]
     log_p = torch.tensor(LOGS, dtype=dtype, requires_grad=True)
-    exact = [Decimal(x) for x in log_p.tolist()]
-    values = torch.tensor([float(value_of(name, x, parameter)) for x in exact], dtype=dtype)
-    slopes = torch.tensor([float(slope_of(name, x, parameter)) for x in exact], dtype=dtype)
+    values, slopes = exact(name, log_p, parameter)
     close = {"rtol": 64 * torch.finfo(dtype).eps, "atol": 0}
     if name == "hill":  # whose slope is a difference of nearly equal numbers where p is small
         close["atol"] = 8 * torch.finfo(dtype).eps
-    value = penalty.value(log_p, parameter)
-    torch.testing.assert_close(value.detach(), values, **close)
-    (slope,) = torch.autograd.grad(-value.sum(), log_p)
-    torch.testing.assert_close(slope, slopes, **close)
+    is_exact(penalty.value(log_p, parameter), log_p, values, slopes, close)
     logit = torch.logit(log_p.detach().double().exp()).to(dtype)
     sure = logit.isfinite()  # no logit of this dtype is as sure as the first
     p = Probability.of(logit[sure], iter(()))
-    again = [Decimal(x) for x in (-p.nll).tolist()]
-    by_logit = [float(slope_of(name, x, parameter) * (1 - x.exp())) for x in again]
+    values, slopes = exact(name, -p.nll, parameter)
     value, slope = penalty.with_slope(p, parameter, iter(()))
-    expected = torch.tensor([float(value_of(name, x, parameter)) for x in again], dtype=dtype)
-    torch.testing.assert_close(value, expected, **close)
-    torch.testing.assert_close(slope, torch.tensor(by_logit, dtype=dtype), **close)
+    torch.testing.assert_close(value, values, **close)
+    torch.testing.assert_close(slope, slopes * p.miss, **close)
 
 
 def test_the_example_of_the_contributing_page() -> None:
