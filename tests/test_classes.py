@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import re
+from collections import Counter
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
+import steelyard as sy
 from steelyard.classes import ClassCounts, as_class_counts, class_weights
 
 # CIFAR-10-LT at ratio 100: n_c = int(5000·100^(−c/9))
@@ -238,8 +241,36 @@ class TestAsClassCounts:
         assert list(as_class_counts({False: 3, True: 5})) == [3, 5]
 
     def test_a_dict_of_names_takes_their_sorted_order(self):
-        counts = as_class_counts({"dog": 100, "cat": 1000})
+        counts = as_class_counts({"cat": 1000, "dog": 100})
         assert counts == ClassCounts([1000, 100], names=["cat", "dog"])
+        # the order in which labels were met says nothing of their indices
+        assert as_class_counts(Counter(["dog", "cat"])).names == ("cat", "dog")
+
+    @pytest.mark.parametrize(
+        "read",
+        [
+            as_class_counts,
+            class_weights,
+            lambda counts: sy.LogitAdjustedLoss(class_counts=counts),
+            lambda counts: sy.adjust_logits(torch.zeros(1, 3), counts),
+        ],
+    )
+    def test_a_dict_of_names_in_another_order_warns_at_the_users_line(self, read):
+        text = (
+            "class_counts is a dict of names, and names take their class indices in sorted order: "
+            "class 1 is 'cat', not 'dog'. If your labels are numbered so, sort the dict: "
+            "dict(sorted(counts.items())); if they are in the order of the dict, give "
+            "ClassCounts(counts.values(), names=counts)"
+        )
+        given = {"ant": 10, "dog": 100, "cat": 1000}
+        with pytest.warns(UserWarning, match=re.escape(text)) as told:
+            read(given)
+        assert told[0].filename == __file__
+        assert len(told) == 1
+        for mended in (dict(sorted(given.items())), ClassCounts(given.values(), names=given)):
+            read(mended)
+        in_order = ClassCounts(given.values(), names=given)
+        assert (in_order.names, list(in_order)) == (("ant", "dog", "cat"), [10, 100, 1000])
 
     def test_value_counts_of_pandas_are_read_by_their_index(self):
         # ordered by frequency: read as an array, class 2 would take class 0's count

@@ -1,17 +1,14 @@
 """ClassCounts: how often each class occurs, exact and immutable."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from operator import add, index
-from typing import Any, NamedTuple, NoReturn, TypeAlias, cast
+from collections.abc import Iterable, Iterator
+from operator import add
+from typing import Any, NamedTuple, NoReturn, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from steelyard.classes.numbers import LARGEST_CLASS, whole_numbers
-
-# Arrays and columns of NumPy, pandas and polars are iterables too; none of the three is imported.
-ClassCountsLike: TypeAlias = "ClassCounts | Tensor | Iterable[int] | Mapping[Any, int]"
+from steelyard.classes.numbers import whole_numbers
 
 _LISTED = 20  # a repr with more classes than this shows the first and the last ones
 
@@ -215,7 +212,7 @@ class ClassCounts:
     def __repr__(self) -> str:
         counts = list(self)
         total = sum(counts)
-        head = f"ClassCounts: {_plural(len(self), 'class', 'classes')}, {total:,} counted"
+        head = f"ClassCounts: {plural(len(self), 'class', 'classes')}, {total:,} counted"
         if total:
             head += f", imbalance ratio {self.imbalance_ratio:,.4g}"
         rows = [("class", "count", "share")]
@@ -227,7 +224,7 @@ class ClassCounts:
             hidden = counts[_LISTED // 2 : -_LISTED // 2]
             lines.insert(
                 1 + _LISTED // 2,
-                f"  … {_plural(len(hidden), 'class', 'classes')} not shown, "
+                f"  … {plural(len(hidden), 'class', 'classes')} not shown, "
                 f"counts from {min(hidden):,} to {max(hidden):,}",
             )
         return "\n".join([head, *lines])
@@ -242,86 +239,11 @@ class ClassCounts:
             )
 
 
-def as_class_counts(class_counts: ClassCountsLike, num_classes: int | None = None) -> ClassCounts:
-    """Read what a user gives for ``class_counts``.
-
-    Args:
-        class_counts: `ClassCounts`; tensor, array or list with one count per class; or a dict (or
-            pandas Series) from class indices to counts, where missing classes have none, or from
-            class names to counts: names take their indices in sorted order, as `count_classes`
-            and scikit-learn give them.
-        num_classes: The number of classes they must have; a dict of indices is filled up to it.
-
-    Raises:
-        TypeError: Something else, or keys that are neither indices nor names.
-        ValueError: As `ClassCounts`, a wrong number of classes, or every count zero.
-    """
-    if not isinstance(class_counts, ClassCounts):
-        # A Series of value_counts() is ordered by frequency: only its index says which is which.
-        if hasattr(class_counts, "to_dict") and hasattr(class_counts, "index"):
-            series: Any = class_counts
-            _refuse_doubled(series.index)
-            class_counts = series.to_dict()
-        if isinstance(class_counts, Mapping):
-            class_counts = _from_mapping(class_counts, num_classes)
-        else:
-            class_counts = ClassCounts(class_counts)
-    if num_classes is not None and len(class_counts) != num_classes:
-        raise ValueError(
-            f"class_counts has {_plural(len(class_counts), 'class', 'classes')}, expected "
-            f"{num_classes}: one count per class, 0 for a class that does not occur"
-        )
-    if not any(class_counts):
-        raise ValueError(
-            f"class_counts: all {len(class_counts)} counts are zero; at least one class must occur"
-        )
-    return class_counts
-
-
-def _from_mapping(counts: Mapping[Any, int], num_classes: int | None) -> ClassCounts:
-    if not counts:
-        raise ValueError("class_counts is an empty dict; expected {class: count}")
-    if all(isinstance(key, str) for key in counts):
-        names = sorted(counts)
-        return ClassCounts([counts[name] for name in names], names=names)
-    classes = [_class_index(key) for key in counts]
-    _refuse_doubled(classes)
-    if max(classes) >= max(LARGEST_CLASS, num_classes or 0):
-        raise ValueError(
-            f"class_counts: the key {max(classes)} is too large to be a class index; a dict "
-            f"fills up all the classes below its largest key"
-        )
-    by_index = dict(zip(classes, counts.values(), strict=True))
-    filled = range(max(num_classes or 0, max(classes) + 1))
-    return ClassCounts([by_index.get(c, 0) for c in filled])
-
-
-def _refuse_doubled(classes: Iterable[Any]) -> None:
-    seen = set()
-    for c in classes:
-        if c in seen:
-            raise ValueError(f"class_counts has two counts for the class {c!r}; add them up first")
-        seen.add(c)
-
-
-def _class_index(key: object) -> int:
-    try:
-        c = index(key)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(
-            f"class_counts: the key {key!r} is of type {type(key).__name__}; keys are all class "
-            f"indices (integers from 0) or all class names (strings)"
-        ) from None
-    if c < 0:
-        raise ValueError(f"class_counts: the key {c} is negative; class indices start at 0")
-    return c
-
-
 def _checked_support(support: Tensor | Iterable[int], counts: tuple[int, ...]) -> tuple[int, ...]:
     checked = whole_numbers(support, "support")
     if len(checked) != len(counts):
         raise ValueError(
-            f"support has {len(checked)} entries for {_plural(len(counts), 'class', 'classes')}"
+            f"support has {len(checked)} entries for {plural(len(counts), 'class', 'classes')}"
         )
     for c, (number, own) in enumerate(zip(checked, counts, strict=True)):
         if number < own:
@@ -336,7 +258,7 @@ def _checked_total(total: Tensor | Iterable[int], counts: tuple[int, ...]) -> tu
     checked = whole_numbers(total, "total")
     if len(checked) != len(counts):
         raise ValueError(
-            f"total has {len(checked)} entries for {_plural(len(counts), 'class', 'classes')}"
+            f"total has {len(checked)} entries for {plural(len(counts), 'class', 'classes')}"
         )
     for c, (of, n) in enumerate(zip(checked, counts, strict=True)):
         if of < n:
@@ -355,7 +277,7 @@ def _checked_names(names: Iterable[str], num_classes: int) -> tuple[str, ...]:
         if not issubclass(kind, str):
             raise TypeError(f"names has a {kind.__name__} in it; expected strings")
     if len(listed) != num_classes:
-        raise ValueError(f"{len(listed)} names for {_plural(num_classes, 'class', 'classes')}")
+        raise ValueError(f"{len(listed)} names for {plural(num_classes, 'class', 'classes')}")
     if len(set(listed)) != num_classes:
         twice = next(name for name in listed if listed.count(name) > 1)
         raise ValueError(f"names: {twice!r} names two classes; every class needs its own name")
@@ -387,5 +309,6 @@ def _in_one_line(name: str) -> str:
     return name if name.isprintable() and name.strip() == name != "" else repr(name)
 
 
-def _plural(number: int, one: str, many: str) -> str:
+def plural(number: int, one: str, many: str) -> str:
+    """A number of things, as in "1 class" and "1,000 classes"."""
     return f"{number:,} {one if number == 1 else many}"

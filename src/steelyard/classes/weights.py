@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple, SupportsIndex, TypeAlias, cast, get
 import torch
 from torch import Tensor
 
-from steelyard.classes.counts import ClassCounts, ClassCountsLike, as_class_counts
+from steelyard.classes.counts import ClassCounts
+from steelyard.classes.given import ClassCountsLike, as_class_counts
 
 Scheme: TypeAlias = Literal["balanced", "inverse", "sqrt", "power", "effective", "median", "enet"]
 Counted: TypeAlias = "int | ClassCountsLike"
@@ -46,7 +47,8 @@ def class_weights(
     Paszke et al. 2016 (arXiv:1606.02147).
 
     Args:
-        class_counts: `ClassCounts`, or a tensor, array, list or dict of counts.
+        class_counts: `ClassCounts`, or a tensor, array or list of counts in the order of the class
+            indices, or a dict from indices or names to counts. Names are numbered in sorted order.
         scheme: one of the names above.
         power: exponent ≥ 0 of "power", which needs it.
         beta: β of "effective", in [0, 1); default 0.9999. 0 gives equal weights; the limit at 1
@@ -63,6 +65,9 @@ def class_weights(
         TypeError: ``dtype`` is not floating, or ``class_counts`` cannot be read.
         ValueError: an unknown scheme or choice, a parameter that is out of range, missing or of
             another scheme, an absent class with ``absent="raise"``, or a weight beyond ``dtype``.
+
+    Warns:
+        UserWarning: a dict of names in another order than the sorted one.
 
     Example:
         >>> class_weights([1000, 100])
