@@ -33,6 +33,7 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_use_type_comments = False
@@ -45,6 +46,15 @@ napoleon_custom_sections = [("Reference", "notes_style")]
 # document is on another host, and the site asks none.
 nitpicky = True
 nitpick_ignore_regex = [("py:class", r".*"), ("py:exc", r".*"), ("py:.*", r"steelyard\.ops\..*")]
+
+# Users are given these and do not make them: how they are made is no affair of theirs.
+GIVEN = {
+    "steelyard.compare.Comparison",
+    "steelyard.compare.Trial",
+    "steelyard.metrics.Evaluation",
+    "steelyard.metrics.Reliability",
+    "steelyard.metrics.Scores",
+}
 
 html_theme = "furo"
 html_title = f"Steelyard {version}"
@@ -119,9 +129,27 @@ def put_in_what_stands_in_the_root(app: Sphinx, page: str, source: list[str]) ->
 def leave_out_what_others_wrote(
     app: Sphinx, kind: str, name: str, member: object, skip: bool, options: object
 ) -> bool | None:
-    """Leave out what a base class in another library brings, such as skorch's metadata routing."""
+    """Leave out what another library brings: of its classes, such as skorch's, and of tuples."""
     home = getattr(member, "__module__", None) or "steelyard"
-    return None if home.startswith("steelyard") else True
+    field = (getattr(member, "__doc__", None) or "").startswith("Alias for field number")
+    return None if home.startswith("steelyard") and not field else True
+
+
+def show_what_users_write(
+    app: Sphinx,
+    kind: str,
+    name: str,
+    member: object,
+    options: object,
+    signature: str | None,
+    returned: str | None,
+) -> tuple[str, str | None] | None:
+    """Show defaults by their names, and no arguments of a class that users do not make."""
+    if name in GIVEN:
+        return "", returned
+    if signature is None:
+        return None
+    return re.sub(r"<(?:class|function) '?(?:\w+\.)*(\w+)[^>]*>", r"\1", signature), returned
 
 
 def link_and_leave_bars_alone(
@@ -140,4 +168,5 @@ def setup(app: Sphinx) -> None:
     app.add_directive("public", Public)
     app.connect("source-read", put_in_what_stands_in_the_root)
     app.connect("autodoc-process-docstring", link_and_leave_bars_alone)
+    app.connect("autodoc-process-signature", show_what_users_write)
     app.connect("autodoc-skip-member", leave_out_what_others_wrote)

@@ -25,7 +25,8 @@ class Comparison:
     HTML.
 
     Attributes:
-        results: everything, as `results.json` has it; `steelyard.compare.results` documents it.
+        results (dict): everything, as `results.json` has it; the module `steelyard.compare.results`
+            documents it.
     """
 
     results: Results = field(repr=False)

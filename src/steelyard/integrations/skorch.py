@@ -1,9 +1,8 @@
 """skorch: the losses as criteria of a scikit-learn classifier."""
 
-from functools import partial
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from steelyard.classes import class_weights, count_classes
 from steelyard.integrations import needs
@@ -15,7 +14,9 @@ with needs("skorch", "skorch>=1.1"):
 __all__ = ["NeuralNetClassifier"]
 
 
-_SOFTMAX = partial(torch.softmax, dim=1)  # and no lambda, which cannot be pickled
+def softmax(logits: Tensor) -> Tensor:
+    """A function with a name, which can be pickled."""
+    return logits.softmax(1)
 
 
 class NeuralNetClassifier(skorch.NeuralNetClassifier):  # type: ignore[misc]
@@ -40,6 +41,14 @@ class NeuralNetClassifier(skorch.NeuralNetClassifier):  # type: ignore[misc]
         predict_nonlinearity: what makes probabilities of logits.
         **kwargs: as for skorch; ``classes`` says how many classes there are where the training
             data may lack one.
+
+    Example:
+        >>> from steelyard.integrations.skorch import NeuralNetClassifier
+        >>> x, y = torch.randn(100, 4).numpy(), torch.arange(100).numpy() // 90
+        >>> net = NeuralNetClassifier(
+        ...     torch.nn.Linear(4, 2), criterion__weight="balanced", max_epochs=1, verbose=0)
+        >>> net.fit(x, y).criterion_.weight
+        tensor([0.5556, 5.0000])
     """
 
     def __init__(
@@ -47,7 +56,7 @@ class NeuralNetClassifier(skorch.NeuralNetClassifier):  # type: ignore[misc]
         module: Any,
         *args: Any,
         criterion: Any = CrossEntropyLoss,
-        predict_nonlinearity: Any = _SOFTMAX,
+        predict_nonlinearity: Any = softmax,
         **kwargs: Any,
     ) -> None:
         super().__init__(

@@ -95,7 +95,10 @@ class Loss(nn.Module):
 
     @property
     def form(self) -> Any:
-        """The loss without its options, with the class vectors where the buffers are now."""
+        """The loss without its options, with the class vectors where the buffers are now.
+
+        :meta private:
+        """
         held: dict[str, Any] = {}
         for name in self._held:
             if (vector := self._buffers[name]) is not None:

@@ -130,7 +130,10 @@ class Study:
         return (*self.losses, *self.references)
 
     def budget(self, rows: int) -> Budget:
-        """How long a network trains on so many rows."""
+        """How long a network trains on so many rows.
+
+        :meta private:
+        """
         size = self.batch_size or min(512, max(32, 2 ** round(math.log2(max(rows, 1) / 32))))
         fitting = _STEPS // math.ceil(rows / size)
         return Budget(self.epochs or min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, fitting)), size)
@@ -142,6 +145,8 @@ class Study:
             features: columns after encoding.
             numeric: how many of the first hold numbers.
             classes: how many.
+
+        :meta private:
         """
         return Shape.of(self.network, self.hidden, features, numeric, classes)
 
@@ -155,6 +160,8 @@ class Study:
         Raises:
             StudyError: a positive class that is not there, costs that do not fit the classes, or a
                 score of two classes for more.
+
+        :meta private:
         """
         if self.positive is not None and len(classes) != 2:
             raise StudyError(
