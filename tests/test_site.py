@@ -1,18 +1,20 @@
 """The site builds without a warning, has an entry for every public name, and asks no other host."""
 
 import importlib
+import inspect
 import os
 import pkgutil
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 import steelyard as sy
-from steelyard import integrations
+from steelyard import compare, integrations, metrics
 
 pytest.importorskip("sphinx")
 pytest.importorskip("furo")
@@ -87,6 +89,42 @@ def test_every_public_name_has_an_entry_in_the_reference(entries, room):
     assert not missing, f"{room}: give {missing} an entry in docs/api/, by `.. public::` or by name"
 
 
+# Bases and records, which nobody makes: what has their example. A loss's class names its function.
+SHOWN_BY = {
+    "SoftmaxLoss": sy.cross_entropy_loss,
+    "SigmoidLoss": sy.bce_with_logits_loss,
+    "RegionLoss": sy.dice_loss,
+    "Candidate": compare.run,
+    "Comparison": compare.run,
+    "Study": compare.run,
+    "StudyError": compare.run,
+    "Evaluation": metrics.evaluate,
+    "Scores": metrics.evaluate,
+    "ShotGroups": metrics.evaluate,
+    "Reliability": metrics.reliability_bins,
+}
+
+
+def example_of(text: str) -> str:
+    """What stands under ``Example:``, which runs, or ``Example::``, which is shown only."""
+    found = re.search(r"^Example:(:?)\n((?:\n|    .*\n?)+)", inspect.cleandoc(text), re.MULTILINE)
+    if found is None:
+        return ""
+    if found[1]:
+        compile(textwrap.dedent(found[2]), "the example", "exec")
+    return found[2] if found[1] or ">>> " in found[2] else ""
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_name_has_an_example(room):
+    module = importlib.import_module(room)
+    for name in filter(lambda name: callable(getattr(module, name)), module.__all__):
+        shown = SHOWN_BY.get(name, getattr(module, name))
+        if function := re.match(r":func:`(\w+)` as a module", shown.__doc__):
+            shown = getattr(sy, function[1])
+        assert example_of(shown.__doc__), f"{room}.{name}: an Example in its docstring"
+
+
 @pytest.mark.slow
 def test_no_sentence_of_a_docstring_became_a_list_or_a_type(site):
     for page in (site / "api").glob("*.html"):
@@ -94,6 +132,18 @@ def test_no_sentence_of_a_docstring_became_a_list_or_a_type(site):
         assert "upperalpha" not in text, f"{page.name}: 'C. …' begins a list; write 'how many'"
         for entry in re.findall(r'<dl class="py property">.*?</dl>', text, re.DOTALL):
             assert ">Type<" not in entry, f"{page.name}: a property's summary has a colon: {entry}"
+
+
+@pytest.mark.slow
+def test_no_entry_shows_what_only_python_writes(site):
+    for page in (site / "api").glob("*.html"):
+        text = re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8"))
+        assert not re.search(r"Alias for field|&lt;(class|function|object)|partial\(", text), page
+    text = (site / "api" / "compare.html").read_text(encoding="utf-8")
+    assert (
+        "checkpoint"
+        not in re.search(r'<dt [^>]*id="steelyard.compare.Trial">.*?</dt>', text, re.S)[0]
+    )
 
 
 @pytest.mark.slow

@@ -40,6 +40,11 @@ class ClassCounts:
         TypeError: Counts, support, names or total of another type.
         ValueError: No class, not one-dimensional, a negative, fractional or infinite count, a
             support or total smaller than its count, or lengths that do not fit.
+
+    Example:
+        >>> morning = ClassCounts([900, 40], names=["cat", "dog"])
+        >>> (morning + ClassCounts([100, 60], names=["cat", "dog"])).counts
+        tensor([1000,  100])
     """
 
     __slots__ = ("_counts", "_names", "_support", "_total")

@@ -32,6 +32,21 @@ def divide_grads_(
 
     Raises:
         ValueError: DeepSpeed or Megatron-LM, which hold gradients and steps of their own.
+
+    Example:
+        Two micro-batches are one step, and three rows of weight 1 and one of weight 9 are its mean.
+
+        >>> from accelerate import Accelerator
+        >>> from steelyard.integrations.accelerate import divide_grads_
+        >>> accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+        >>> model = accelerator.prepare(torch.nn.Linear(3, 2))
+        >>> mean = ExactMean(CrossEntropyLoss(weight=[1.0, 9.0]))
+        >>> for target in torch.tensor([0, 0, 1]), torch.tensor([0]):
+        ...     with accelerator.accumulate(model):
+        ...         accelerator.backward(mean(model(torch.ones(len(target), 3)), target))
+        ...         print(divide_grads_(mean, accelerator, model.parameters()))
+        None
+        tensor(12., dtype=torch.float64)
     """
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(

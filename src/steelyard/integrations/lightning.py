@@ -24,14 +24,26 @@ class ExactMeanCallback(pl.Callback):  # type: ignore[misc]
     The module's ``training_step`` returns what an ``ExactMean`` that is one of its submodules
     gives. This callback divides the gradients after the step's last backward and before clipping,
     and makes good that Lightning divides every loss by ``accumulate_grad_batches``. Let the module
-    itself ask for it, so that it cannot be forgotten::
-
-        def configure_callbacks(self):
-            return [ExactMeanCallback()]
+    itself ask for it, so that it cannot be forgotten.
 
     Raises:
         ValueError: at the start of a fit, a module without ``ExactMean`` or with several, or one
             that optimises by hand; or a strategy, such as DeepSpeed, that keeps its gradients.
+
+    Example::
+
+        class Classifier(pl.LightningModule):
+            def __init__(self, network):
+                super().__init__()
+                self.network = network
+                self.loss = sy.ExactMean(sy.FocalLoss())
+
+            def training_step(self, batch, batch_idx):
+                inputs, target = batch
+                return self.loss(self.network(inputs), target)
+
+            def configure_callbacks(self):
+                return [ExactMeanCallback()]
     """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -91,6 +103,14 @@ class ClassScores(pl.Callback):  # type: ignore[misc]
     Raises:
         ValueError: another number of names than classes.
         TypeError: a step that does not return logits and target.
+
+    Example::
+
+        def validation_step(self, batch, batch_idx):
+            inputs, target = batch
+            return {"logits": self.network(inputs), "target": target}
+
+        pl.Trainer(callbacks=[ClassScores(3, names=["cat", "dog", "newt"])])
     """
 
     def __init__(
@@ -155,12 +175,7 @@ def train_trial(
     """Train one trial of ``compare.trainings`` with Lightning's ``Trainer``.
 
     Batches, loss, exact mean, schedule and checkpoints are the trial's, so Lightning gives its
-    loop, its callbacks and its loggers::
-
-        def train(trial):
-            network = trial.prepare(resnet18(num_classes=7))
-            optimizer = torch.optim.SGD(network.parameters(), trial.learning_rate)
-            return train_trial(trial, network, optimizer, callbacks=[...])
+    loop, its callbacks and its loggers.
 
     Args:
         trial: what ``compare.trainings`` gave.
@@ -173,6 +188,15 @@ def train_trial(
 
     Raises:
         ValueError: several ranks; there use ``torchrun`` and a loop of your own.
+
+    Example::
+
+        def train(trial):
+            network = trial.prepare(resnet18(num_classes=7))
+            optimizer = torch.optim.SGD(network.parameters(), trial.learning_rate)
+            return train_trial(trial, network, optimizer, callbacks=[...])
+
+        study = compare.trainings(train, train=images, test=test_images, space=...)
     """
     _refuse_ranks(trial)
     epochs = trial.epochs(network, optimizer)

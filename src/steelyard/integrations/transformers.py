@@ -46,6 +46,13 @@ class ExactMeanMixin:
         ValueError: a causal language model, whose labels are shifted; a multi-label model and a
             loss of one class per position; label smoothing or a loss function given to the
             Trainer.
+
+    Example::
+
+        class ExactTrainer(ExactMeanMixin, MyTrainer):
+            pass
+
+        ExactTrainer(model, arguments, train_dataset=rows, loss=sy.FocalLoss()).train()
     """
 
     # The loss divides by the denominator of the whole step, so the Trainer must not divide again:
@@ -98,7 +105,29 @@ class ExactMeanMixin:
 
 
 class ExactMeanTrainer(ExactMeanMixin, Trainer):  # type: ignore[misc]
-    """``transformers.Trainer`` with ``loss=``: see :class:`ExactMeanMixin`."""
+    """``transformers.Trainer`` with ``loss=``: see :class:`ExactMeanMixin`.
+
+    Example:
+        >>> import tempfile
+        >>> from transformers import TrainingArguments
+        >>> from steelyard.integrations.transformers import ExactMeanTrainer
+        >>> class Rows(torch.nn.Linear):
+        ...     def forward(self, x, labels=None):
+        ...         return {"logits": super().forward(x)}
+        >>> rows = [{"x": torch.randn(4), "labels": i % 3} for i in range(24)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     trainer = ExactMeanTrainer(
+        ...         Rows(4, 3),
+        ...         TrainingArguments(
+        ...             folder, max_steps=2, gradient_accumulation_steps=3, use_cpu=True,
+        ...             per_device_train_batch_size=4, report_to=[], save_strategy="no",
+        ...             logging_strategy="no", disable_tqdm=True, dataloader_pin_memory=False),
+        ...         train_dataset=rows,
+        ...         loss=FocalLoss(gamma=2.0, weight=[0.4, 1.0, 12.0]))
+        ...     trainer.train().global_step
+        {...}
+        2
+    """
 
 
 def _labels_of(batch: Mapping[str, Any]) -> Tensor:
@@ -138,12 +167,7 @@ def train_trial(
     """Train one trial of ``compare.trainings`` with Hugging Face's ``Trainer``.
 
     Batches, loss, schedule, clipping and checkpoints are the trial's, so the Trainer gives its
-    loop::
-
-        def train(trial):
-            network = trial.prepare(AutoModelForTokenClassification.from_config(config))
-            optimizer = torch.optim.AdamW(network.parameters(), trial.learning_rate)
-            return train_trial(trial, network, optimizer)
+    loop.
 
     Args:
         trial: what ``compare.trainings`` gave; samples are dicts with "labels".
@@ -156,6 +180,15 @@ def train_trial(
 
     Raises:
         ValueError: several ranks, or micro-batches, which the Trainer would count itself.
+
+    Example::
+
+        def train(trial):
+            network = trial.prepare(AutoModelForTokenClassification.from_config(config))
+            optimizer = torch.optim.AdamW(network.parameters(), trial.learning_rate)
+            return train_trial(trial, network, optimizer)
+
+        study = compare.trainings(train, train=texts, test=test_texts, space=...)
     """
     if trial.ranks.number > 1 or trial.plan.micro_batch is not None:
         raise ValueError(

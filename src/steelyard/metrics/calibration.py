@@ -11,11 +11,17 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reliability:
-    """How confidence and accuracy agree: tensors (…, B) for B bins of equal width over (0, 1]."""
+    """How confidence and accuracy agree: tensors (…, B) for B bins of equal width over (0, 1].
 
-    count: Tensor  # int64, rows whose confidence falls into the bin
-    confidence: Tensor  # float64, their mean confidence; NaN in an empty bin
-    accuracy: Tensor  # float64, the share predicted right; NaN in an empty bin
+    Attributes:
+        count: int64, rows whose confidence falls into the bin.
+        confidence: float64, their mean confidence; NaN in an empty bin.
+        accuracy: float64, the share predicted right; NaN in an empty bin.
+    """
+
+    count: Tensor
+    confidence: Tensor
+    accuracy: Tensor
 
     def __getitem__(self, trial: int) -> "Reliability":
         return Reliability(self.count[trial], self.confidence[trial], self.accuracy[trial])
@@ -43,6 +49,17 @@ def reliability_bins(
         confidence: Probability of the predicted class, float64 (…, N), in (0, 1].
         correct: Whether the prediction is right, bool (…, N).
         bins: how many, B.
+
+    Example:
+        Two rows are 75 % sure and one of them is right; one is 95 % sure, and right.
+
+        >>> from steelyard.metrics import reliability_bins
+        >>> confidence = torch.tensor([0.75, 0.75, 0.95], dtype=torch.float64)
+        >>> bins = reliability_bins(confidence, torch.tensor([True, False, True]), bins=2)
+        >>> bins.count, bins.accuracy[1]
+        (tensor([0, 3]), tensor(0.6667, dtype=torch.float64))
+        >>> bins.calibration_error()
+        tensor(0.1500, dtype=torch.float64)
     """
     batch = confidence.shape[:-1]
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)
@@ -70,6 +87,12 @@ def brier(log_p: Tensor, target: Tensor) -> Tensor:
 
     Raises:
         ValueError: a log-probability is above 0, as probabilities and most logits are.
+
+    Example:
+        >>> from steelyard.metrics import brier
+        >>> p = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
+        >>> brier(p.log(), torch.tensor([0, 1]))
+        tensor(0.0850, dtype=torch.float64)
     """
     p = log_p.double().exp()
     if (p > 1 + 1e-3).any():

@@ -70,10 +70,16 @@ class Scores:
 
 
 class Evaluation(NamedTuple):
-    """One model on one test set: the scores, and what they were computed from."""
+    """One model on one test set: the scores, and what they were computed from.
+
+    Attributes:
+        scores: the numbers.
+        confusion: int64 (C, C) on the CPU; rows are the true classes.
+        reliability: how confidence and accuracy agree.
+    """
 
     scores: Scores
-    confusion: Tensor  # int64 (C, C) on the CPU, rows are the true classes
+    confusion: Tensor
     reliability: Reliability
 
 
@@ -97,6 +103,16 @@ def evaluate(
         TypeError: Logits that are not floating, targets that are not integers.
         ValueError: Shapes that do not fit, no rows, NaN or infinite logits, a group's class ≥ C.
         IndexError: A target outside 0..C-1.
+
+    Example:
+        >>> from steelyard.metrics import evaluate
+        >>> logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.5, 0.0], [0.0, 1.0]])
+        >>> found = evaluate(logits, torch.tensor([0, 0, 1, 1]))
+        >>> found.scores.recall, found.scores.balanced_accuracy
+        ((1.0, 0.5), 0.75)
+        >>> found.confusion
+        tensor([[2, 0],
+                [1, 1]])
     """
     if logits.dim() != 2:
         raise ValueError(f"logits have shape {tuple(logits.shape)}; expected (N, C)")
@@ -124,6 +140,15 @@ def evaluate_stack(
 
     Returns:
         T evaluations, on the CPU. Errors are those of `evaluate` and name the trial.
+
+    Example:
+        The same rows, judged by a model and by one that says the opposite.
+
+        >>> from steelyard.metrics import evaluate_stack
+        >>> logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> both = evaluate_stack(torch.stack([logits, -logits]), torch.tensor([0, 0, 1]))
+        >>> [found.scores.accuracy for found in both]
+        [1.0, 0.0]
     """
     target = _checked_target(logits, target)
     if groups is not None and len(groups) != len(logits):

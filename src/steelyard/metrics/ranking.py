@@ -60,6 +60,12 @@ def roc_auc(ranks: Tensor, positive: Tensor) -> Tensor:
 
     Returns:
         (…) float64; NaN where all rows are positive, or none is.
+
+    Example:
+        >>> from steelyard.metrics import roc_auc
+        >>> ranks, positive = torch.tensor([0.9, 0.8, 0.3, 0.1]), torch.tensor([1, 0, 1, 0])
+        >>> roc_auc(ranks, positive)
+        tensor(0.7500, dtype=torch.float64)
     """
     steps = _steps(ranks, positive)
     below = steps.hits - steps.new_hits / 2
@@ -79,6 +85,12 @@ def recall_at_precision(ranks: Tensor, positive: Tensor, precision: float) -> Te
 
     Raises:
         ValueError: precision is not in (0, 1].
+
+    Example:
+        >>> from steelyard.metrics import recall_at_precision
+        >>> ranks, positive = torch.tensor([0.9, 0.8, 0.3, 0.1]), torch.tensor([1, 0, 1, 0])
+        >>> recall_at_precision(ranks, positive, 0.9)
+        tensor(0.5000, dtype=torch.float64)
     """
     _check_share("precision", precision)
     steps = _steps(ranks, positive)
@@ -100,6 +112,12 @@ def precision_at_recall(ranks: Tensor, positive: Tensor, recall: float) -> Tenso
 
     Raises:
         ValueError: recall is not in (0, 1].
+
+    Example:
+        >>> from steelyard.metrics import precision_at_recall
+        >>> ranks, positive = torch.tensor([0.9, 0.8, 0.3, 0.1]), torch.tensor([1, 0, 1, 0])
+        >>> precision_at_recall(ranks, positive, 0.9)
+        tensor(0.6667, dtype=torch.float64)
     """
     _check_share("recall", recall)
     steps = _steps(ranks, positive)
@@ -119,6 +137,12 @@ def precision_curve(ranks: Tensor, positive: Tensor, recalls: Tensor) -> Tensor:
 
     Returns:
         (K,) float64; NaN without a positive row.
+
+    Example:
+        >>> from steelyard.metrics import precision_curve
+        >>> ranks, positive = torch.tensor([0.9, 0.8, 0.3, 0.1]), torch.tensor([1, 0, 1, 0])
+        >>> precision_curve(ranks, positive, torch.tensor([0.5, 1.0]))
+        tensor([1.0000, 0.6667], dtype=torch.float64)
     """
     steps = _steps(ranks, positive)
     found = steps.hits[steps.last] / steps.hits[-1]
@@ -139,6 +163,12 @@ def roc_curve(ranks: Tensor, positive: Tensor, alarms: Tensor) -> Tensor:
 
     Returns:
         (K,) float64; NaN where all rows are positive, or none is.
+
+    Example:
+        >>> from steelyard.metrics import roc_curve
+        >>> ranks, positive = torch.tensor([0.9, 0.8, 0.3, 0.1]), torch.tensor([1, 0, 1, 0])
+        >>> roc_curve(ranks, positive, torch.tensor([0.0, 0.5]))
+        tensor([0.5000, 1.0000], dtype=torch.float64)
     """
     steps = _steps(ranks, positive)
     none = steps.hits.new_zeros(1)
@@ -160,6 +190,14 @@ def one_vs_rest(
 
     Returns:
         (…, C) float64; NaN for a class whose score is undefined, as without rows.
+
+    Example:
+        The third class has no row.
+
+        >>> from steelyard.metrics import average_precision, one_vs_rest
+        >>> logits = torch.tensor([[2.0, 0.0, 1.0], [1.0, 0.0, 2.0], [0.0, 1.0, 2.0]])
+        >>> one_vs_rest(average_precision, logits, torch.tensor([0, 0, 1]))
+        tensor([1., 1., nan], dtype=torch.float64)
     """
     log_p = logits.double().log_softmax(-1)
     per_class = [

@@ -30,6 +30,17 @@ def write(results: Mapping[str, Any], path: Path) -> None:
     Raises:
         ValueError: these are no results, or damaged ones; the message names the place.
         OSError: the folder cannot be written, or the disk is full; an older page is untouched.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from sklearn.datasets import load_wine
+        >>> from steelyard import compare, report
+        >>> study = compare.run(*load_wine(return_X_y=True), seeds=1, draws=1, epochs=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report.write(study.results, Path(folder, "report.html"))
+        ...     Path(folder, "report.html").exists()
+        True
     """
     write_atomically(Path(path), render(results))
 
@@ -42,6 +53,13 @@ def render(results: Mapping[str, Any]) -> str:
 
     Raises:
         ValueError: these are no results, or damaged ones; the message names the place.
+
+    Example:
+        >>> from sklearn.datasets import load_wine
+        >>> from steelyard import compare, report
+        >>> study = compare.run(*load_wine(return_X_y=True), seeds=1, draws=1, epochs=1)
+        >>> report.render(study.results)[:15]
+        '<!DOCTYPE html>'
     """
     reading = Reading(read_results(results))
     template = _templates().get_template("page.html.jinja")

@@ -62,6 +62,17 @@ def networks(
 
     Raises:
         StudyError: a ValueError that says what is wrong with the data or the options.
+
+    Example:
+        >>> from steelyard import compare
+        >>> from torch.utils.data import TensorDataset
+        >>> labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2]).repeat(10)
+        >>> data = TensorDataset(torch.nn.functional.one_hot(labels, 4).float(), labels)
+        >>> study = compare.networks(
+        ...     lambda: torch.nn.Linear(4, 3), train=data, losses=["focal"],
+        ...     epochs=1, draws=1, seeds=1, progress=False)
+        >>> [entry["title"] for entry in study.results["candidates"]]
+        ['Cross-entropy', 'Post-hoc logit adjustment', 'Weighted cross-entropy', 'Focal']
     """
     loop = PlainLoop(network, optimizer or adamw)
     return _run(loop, [network, optimizer], optimizer is not None, **options)
@@ -97,6 +108,25 @@ def trainings(loop: Train, /, **options: Any) -> Comparison:
 
     Raises:
         StudyError: a ValueError that says what is wrong with the data or the options.
+
+    Example:
+        >>> from steelyard import compare
+        >>> from torch.utils.data import TensorDataset
+        >>> labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2]).repeat(10)
+        >>> data = TensorDataset(torch.nn.functional.one_hot(labels, 4).float(), labels)
+        >>> def train(trial):
+        ...     model = trial.prepare(torch.nn.Linear(4, 3))
+        ...     optimizer = torch.optim.SGD(model.parameters(), trial.learning_rate)
+        ...     for epoch in trial.epochs(model, optimizer):
+        ...         for inputs, target in trial.batches(epoch):
+        ...             trial.loss(model(inputs), target).backward()
+        ...             trial.step(optimizer)
+        ...     return model
+        >>> study = compare.trainings(
+        ...     train, train=data, losses=["focal"], space={"learning_rate": (0.1, 1.0, 0.5)},
+        ...     epochs=1, draws=1, seeds=1, progress=False)
+        >>> [entry["title"] for entry in study.results["candidates"]]
+        ['Cross-entropy', 'Post-hoc logit adjustment', 'Weighted cross-entropy', 'Focal']
     """
     return _run(loop, [loop], True, **options)
 

@@ -43,6 +43,22 @@ def predictions(folder: str | Path) -> Iterator[Kept]:
 
     Raises:
         StudyError: there is no study, or it cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from steelyard import compare
+        >>> from torch.utils.data import TensorDataset
+        >>> labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2]).repeat(10)
+        >>> data = TensorDataset(torch.nn.functional.one_hot(labels, 4).float(), labels)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = compare.networks(
+        ...         lambda: torch.nn.Linear(4, 3), train=data, losses=["focal"],
+        ...         epochs=1, draws=1, seeds=1, progress=False, out=folder)
+        ...     for kept in compare.predictions(folder):
+        ...         print(kept.candidate, kept.test.logits.shape)
+        cross-entropy (16, 3)
+        focal (16, 3)
+        weighted-cross-entropy (16, 3)
     """
     place = Path(folder)
     if not (place / FILE).is_file():

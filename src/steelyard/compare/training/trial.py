@@ -51,6 +51,17 @@ class Trial:
         class_counts: (C,) positions of each class in the training rows.
         train_set: the Dataset whose rows `rows` are trained on.
         rows: numbers of the training rows.
+
+    Example::
+
+        def train(trial):
+            network = trial.prepare(resnet18(num_classes=7))
+            optimizer = torch.optim.SGD(network.parameters(), trial.learning_rate)
+            for epoch in trial.epochs(network, optimizer):
+                for inputs, target in trial.batches(epoch):
+                    trial.loss(network(inputs), target).backward()
+                    trial.step(optimizer)
+            return network
     """
 
     def __init__(
