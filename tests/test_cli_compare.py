@@ -200,7 +200,7 @@ def test_names_are_never_markup(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["none.csv", "--target", "y"], "there is no file 'none.csv'"),
-        (["--epochs", "0"], "epochs is 0; it must be at least 1"),
+        (["--epochs", "0"], "epochs is 0; it must be a whole number, at least 1"),
         (["--seeds", "many"], "argument --seeds: invalid int value: 'many'"),
         (["--loss", "fokal"], "there is no loss called 'fokal'. Did you mean focal?"),
         (["--device", "abacus"], "device 'abacus' cannot be used here: "),
@@ -215,7 +215,7 @@ def test_names_are_never_markup(tmp_path, capsys):
         (["--backend", "grid"], "backend is 'grid'; choose from: local, dask, ray"),
         (["--address", "tcp://x:1"], "--address belongs to a cluster; add --backend dask"),
         (["--network", "huge"], "network is 'huge'; choose from: small, standard, large"),
-        (["--workers", "0"], "workers is 0; it must be at least 1"),
+        (["--workers", "0"], "workers is 0; it must be a whole number, at least 1"),
     ],
 )
 def test_compare_refuses_in_one_sentence_and_writes_nothing(tmp_path, capsys, arguments, message):

@@ -67,7 +67,7 @@ def test_files_and_texts(tmp_path):
         ([[0, 1], [1, 0]], "costs have shape (2, 2), and there are 3 classes (a, b, c); expected"),
         (np.zeros((3, 3)), "every decision costs the same; expected mistakes to cost more"),
         (1 - np.array(IN_ORDER), "deciding 'a' where it is true costs 1, and deciding 'c' there"),
-        ("costs", "costs are str, which is no matrix of numbers; expected a row for each"),
+        ("costs", "costs are 'costs', which is no matrix of numbers; expected a row for each"),
     ],
 )
 def test_a_matrix_that_does_not_fit(costs, text):

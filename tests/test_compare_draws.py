@@ -173,7 +173,13 @@ def test_an_unknown_loss_is_refused_with_the_nearest_name():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"epochs": 0}, "epochs is 0; it must be at least 1"),
+        ({"epochs": 0}, "epochs is 0; it must be a whole number, at least 1"),
+        ({"seeds": [1, 2]}, r"seeds is \[1, 2\]; it must be a whole number"),
+        ({"hidden": 3.5}, r"hidden is 3\.5; it must be a whole number"),
+        ({"first_seed": "x"}, "first_seed is 'x'; it must be a whole number, at least 0"),
+        ({"validation": None}, "validation is None; it is a share of the rows"),
+        ({"at": "x"}, "at is 'x'; it is a precision or a recall"),
+        ({"network": ["small"]}, r"network is \['small'\]; choose from: small, standard, large"),
         ({"draws": -1}, "draws is -1"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"test": 1.5}, "test is 1.5; it is a share of the rows"),

@@ -74,7 +74,6 @@ def refused(data, **given):
 def test_targets_that_are_none_are_refused():
     zeros = torch.zeros(3, 1)
     assert refused([]) == "train has no rows"
-    assert "expected a map-style Dataset" in refused(iter([1]))
     assert "target of row 0 is torch.float32" in refused(TensorDataset(zeros, zeros[:, 0]))
     assert "row 2 has class 7; expected 0 to 2" in refused(
         TensorDataset(zeros, torch.tensor([0, 1, 7])), classes=3

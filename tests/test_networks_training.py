@@ -264,7 +264,7 @@ def test_what_is_wrong_with_the_users_part_is_said_in_one_sentence():
     assert refused([broken], "broken") == (
         "the training of broken (seed 0, draw 0) failed: RuntimeError: size mismatch"
     )
-    assert refused(["focal"], "focal", factory=lambda: 3).startswith("the factory returned a int;")
+    assert refused(["focal"], "focal", factory=lambda: 3).startswith("network() returned 3;")
 
 
 def test_a_loop_that_forgets_a_hook_is_told():
@@ -289,7 +289,7 @@ def test_a_loop_that_forgets_a_hook_is_told():
     def nothing(trial):
         PlainLoop(network, sgd)(trial)
 
-    assert "train returned a NoneType" in refused(["focal"], "focal", loop=nothing)
+    assert "the loop returned None" in refused(["focal"], "focal", loop=nothing)
 
 
 def test_the_callers_generators_are_left_alone():

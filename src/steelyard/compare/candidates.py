@@ -14,6 +14,7 @@ import numpy as np
 
 import steelyard as sy
 from steelyard._results import BASELINE
+from steelyard.compare.given import check_list, shown
 from steelyard.compare.study import Candidate, Range, StudyError
 from steelyard.losses import SoftmaxLoss
 
@@ -102,6 +103,11 @@ def candidate(name: str) -> Candidate:
     Raises:
         StudyError: there is none; the message lists the names.
     """
+    if not isinstance(name, str):
+        raise StudyError(
+            f"{shown(name)} is in losses; a study of a table has losses by name, as in 'focal', "
+            "and a loss of your own is for compare.networks"
+        )
     if name not in _BY_NAME:
         near = difflib.get_close_matches(name, _BY_NAME, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -121,10 +127,9 @@ def choose(names: Sequence[str] | None, *, costs: bool = False) -> tuple[str, ..
     Raises:
         StudyError: the names are one text, or one of them names nothing.
     """
-    if isinstance(names, str):
-        raise StudyError(f"losses is {names!r}; expected a list of names: losses=[{names!r}]")
+    check_list("losses", names, "focal")
     always = (*ALWAYS, BY_COSTS) if costs else ALWAYS
-    wanted = {candidate(name).name for name in (names or DEFAULT)} | set(always)
+    wanted = {candidate(name).name for name in (DEFAULT if names is None else names)} | set(always)
     return tuple(item.name for item in CANDIDATES if item.name in wanted)
 
 

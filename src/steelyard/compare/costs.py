@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from steelyard.compare.given import shown
 from steelyard.compare.study import StudyError, class_of
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -69,7 +70,7 @@ def plain_costs(costs: Any) -> Any:
         return torch.as_tensor(costs, dtype=torch.float64).tolist()
     except (TypeError, ValueError, RuntimeError) as error:
         raise StudyError(
-            f"costs are {type(costs).__name__}, which is no matrix of numbers; expected a row for "
+            f"costs are {shown(costs)}, which is no matrix of numbers; expected a row for "
             f"each true class and a column for each decision, or rows by name, {_AS_IN}"
         ) from error
 

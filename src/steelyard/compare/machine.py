@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 import steelyard as sy
 from steelyard._text import first_line
+from steelyard.compare.given import check_whole
 from steelyard.compare.study import StudyError
 
 BACKENDS = ("local", "dask", "ray")
@@ -28,8 +29,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def check_backend(workers: int | None, backend: str, address: str | None) -> None:
     """Raise a StudyError unless the three go together."""
-    if workers is not None and workers < 1:
-        raise StudyError(f"workers is {workers}; it must be at least 1")
+    if workers is not None:
+        check_whole("workers", workers)
     if backend not in BACKENDS:
         raise StudyError(f"backend is {backend!r}; choose from: {', '.join(BACKENDS)}")
     if backend == "dask" and not address:

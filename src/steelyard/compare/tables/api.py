@@ -8,10 +8,14 @@ from typing import Any
 
 from steelyard.compare.candidates import choose
 from steelyard.compare.comparison import Comparison, write_results
+from steelyard.compare.costs import read_costs
+from steelyard.compare.given import Argument, check, check_names, is_path
 from steelyard.compare.tables.data import from_any
 from steelyard.compare.tables.references import choose_references
 from steelyard.compare.tables.runner import run_study
 from steelyard.compare.tables.study import Study
+
+_OWN = ("losses", "references", "out", "workers", "backend", "address")
 
 
 def run(
@@ -33,7 +37,7 @@ def run(
             text, categories, dates and missing values.
         labels: (N,) classes: integers or strings.
         losses: names of candidates, as the command spells them; the baselines are always added.
-            None takes the default set.
+            None takes the default set, an empty list the baselines alone.
         references: names of what is tuned and judged beside them and is no network:
             "logistic-regression" and "boosted-trees". None takes both, an empty list none.
         out: folder that keeps what is finished, so that an interrupted study resumes, and
@@ -57,6 +61,10 @@ def run(
         >>> study.to_pandas()["candidate"].nunique()
         12
     """
+    check_names(options, list(dict.fromkeys([*_OWN, *Study.option_names()])))
+    check({"out": out}, {"out": Argument(is_path, "a folder")})
+    if isinstance(options.get("costs"), str | Path):
+        options["costs"] = read_costs(str(options["costs"]))
     data = from_any(features, labels)
     study = Study(
         losses=choose(losses, costs=options.get("costs") is not None),

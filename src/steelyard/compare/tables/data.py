@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 import torch
+from torch.utils.data import DataLoader, Dataset
 
+from steelyard.compare.given import shown
 from steelyard.compare.study import StudyError
 from steelyard.compare.tables.files import (
     MISSING,
@@ -120,6 +123,8 @@ def load(path: str | Path, target: str | None = None) -> Data:
 
 def from_any(features: Any, labels: Any, name: str = "arrays") -> Data:
     """Data from what a notebook holds: NumPy, pandas, polars, tensors, lists."""
+    _check_rows("features", features, "an array, a tensor or a DataFrame")
+    _check_rows("labels", labels, "an array, a tensor or a column")
     target = str(getattr(labels, "name", None) or "y")
     if type(features).__module__.startswith("pandas"):
         try:
@@ -301,6 +306,20 @@ def _checked(
 def _listed(names: list[str]) -> str:
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     return f"Class {shown}" if len(names) == 1 else f"{len(names)} classes ({shown})"
+
+
+def _check_rows(what: str, value: Any, expected: str) -> None:
+    """Raise a StudyError unless a value may hold an entry for each row."""
+    lazy = isinstance(value, Dataset | DataLoader | pl.LazyFrame)
+    if isinstance(value, str | bytes | Mapping) or lazy or not hasattr(value, "__len__"):
+        hint = ""
+        if isinstance(value, Dataset | DataLoader):
+            hint = "; a Dataset is for compare.networks"
+        elif isinstance(value, str) and what == "features":
+            hint = ", as polars.read_csv reads it; the command `steelyard compare` takes files"
+        raise StudyError(
+            f"{what} is {shown(value)}; expected {expected} with one entry for each row{hint}"
+        )
 
 
 def _array(values: Any, name: str) -> np.ndarray:

@@ -23,6 +23,7 @@ from steelyard._results import Cell
 from steelyard._units import sign
 from steelyard.compare.candidates import candidate
 from steelyard.compare.decisions import Costs, Decided, Rule, cheapest
+from steelyard.compare.given import check_list
 from steelyard.compare.repairs import Undo
 from steelyard.compare.scores import Scoring, repair, score_predictions
 from steelyard.compare.study import Range, StudyError
@@ -119,8 +120,7 @@ def choose_references(names: Sequence[str] | None) -> tuple[str, ...]:
     Raises:
         StudyError: the names are one text, or one of them names nothing.
     """
-    if isinstance(names, str):
-        raise StudyError(f"references is {names!r}; expected a list of names: [{names!r}]")
+    check_list("references", names, "boosted-trees")
     for name in names or ():
         if name not in _BY_NAME:
             near = difflib.get_close_matches(name, _BY_NAME, n=1)

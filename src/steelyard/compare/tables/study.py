@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from steelyard.compare.candidates import BY_COSTS
 from steelyard.compare.costs import fitted_costs, plain_costs
+from steelyard.compare.given import check_share, check_whole, is_number, shown
 from steelyard.compare.scores import Scoring
 from steelyard.compare.study import StudyError, class_of
 from steelyard.compare.tables.shape import NETWORKS, Network, Shape
@@ -81,16 +82,19 @@ class Study:
 
     def __post_init__(self) -> None:
         for name in ("seeds", "draws"):
-            _require_positive(name, getattr(self, name))
+            _check_number(name, getattr(self, name))
         for name in ("epochs", "hidden", "batch_size", "group"):
             if getattr(self, name) is not None:
-                _require_positive(name, getattr(self, name))
+                _check_number(name, getattr(self, name))
         for name in ("validation", "test"):
-            share = getattr(self, name)
-            if not 0 < share < 1:
-                raise StudyError(f"{name} is {share}; it is a share of the rows, as in 0.2")
-        if self.network not in NETWORKS:
-            raise StudyError(f"network is {self.network!r}; choose from: {', '.join(NETWORKS)}")
+            check_share(name, getattr(self, name))
+        if self.network not in list(NETWORKS):  # what cannot be hashed is no name either
+            raise StudyError(
+                f"network is {shown(self.network)}; choose from: {', '.join(NETWORKS)}"
+            )
+        if not is_number(self.at) or not 0 < self.at <= 1:
+            raise StudyError(f"at is {shown(self.at)}; it is a precision or a recall, as in 0.9")
+        object.__setattr__(self, "device", str(self.device))  # a torch.device is no JSON
         if self.costs is not None and not isinstance(self.costs, str):
             object.__setattr__(self, "costs", json.dumps(plain_costs(self.costs)))
         if self.costs is None and (self.select == "mean_cost" or BY_COSTS in self.losses):
@@ -100,9 +104,7 @@ class Study:
             )
         known = self._scoring(2).selectable
         if self.select not in known:
-            raise StudyError(f"select is {self.select!r}; choose from: {', '.join(known)}")
-        if not 0 < self.at <= 1:
-            raise StudyError(f"at is {self.at}; it is a precision or a recall, as in 0.9")
+            raise StudyError(f"select is {shown(self.select)}; choose from: {', '.join(known)}")
         if self.validation + self.test >= 1:
             raise StudyError(
                 f"validation {self.validation} and test {self.test} leave no rows to train on; "
@@ -114,8 +116,7 @@ class Study:
                 f"{self.seeds:,} seeds of {self.draws:,} draws are {trainings:,} trainings; "
                 f"at most {_MOST_TRAININGS:,} are one study"
             )
-        if self.first_seed < 0:
-            raise StudyError(f"first_seed is {self.first_seed}; it must be 0 or more")
+        check_whole("first_seed", self.first_seed, 0)
         if self.dtype not in ("float32", "float64"):
             raise StudyError(f"dtype is {self.dtype!r}; choose 'float32' or 'float64'")
 
@@ -214,8 +215,7 @@ class Trial:
     options: dict[str, float]
 
 
-def _require_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise StudyError(f"{name} is {value}; it must be at least 1")
+def _check_number(name: str, value: int) -> None:
+    check_whole(name, value)
     if value > _LARGEST:
         raise StudyError(f"{name} is above {_LARGEST:,}, which no machine can do")

@@ -19,8 +19,15 @@ from torch.utils.data import Subset, TensorDataset
 import steelyard as sy
 from steelyard._results import Results
 from steelyard.compare.comparison import Comparison, write_results
+from steelyard.compare.given import check_names, is_number, shown, takes
 from steelyard.compare.study import StudyError
 from steelyard.compare.training.carve import checked_groups
+from steelyard.compare.training.given import (
+    check_arguments,
+    check_loop,
+    check_network,
+    check_optimizer,
+)
 from steelyard.compare.training.methods import Method, choose
 from steelyard.compare.training.plan import SCHEDULES, Number, Plan, read_space
 from steelyard.compare.training.problem import (
@@ -40,6 +47,7 @@ from steelyard.compare.training.targets import Targets, class_names, read_target
 
 _UNITS = {"classes": "rows", "masks": "images", "tokens": "sequences"}
 _TUNED = 200  # classes up to which biases are tuned unasked: 20,000 rows of them take 90 s a seed
+_STEPS = 100  # of a training that a schedule is asked about before the first one
 _CARVED = 0.2  # share of the rows that test a study without a test set
 
 
@@ -74,6 +82,8 @@ def networks(
         >>> [entry["title"] for entry in study.results["candidates"]]
         ['Cross-entropy', 'Post-hoc logit adjustment', 'Weighted cross-entropy', 'Focal']
     """
+    check_network(network)
+    check_optimizer(optimizer)
     loop = PlainLoop(network, optimizer or adamw)
     return _run(loop, [network, optimizer], optimizer is not None, **options)
 
@@ -128,6 +138,7 @@ def trainings(loop: Train, /, **options: Any) -> Comparison:
         >>> [entry["title"] for entry in study.results["candidates"]]
         ['Cross-entropy', 'Post-hoc logit adjustment', 'Weighted cross-entropy', 'Focal']
     """
+    check_loop(loop)
     return _run(loop, [loop], True, **options)
 
 
@@ -146,7 +157,7 @@ def _study(
     sources: Sequence[Any],
     own_optimizer: bool,
     *,
-    train: Any,
+    train: Any = None,
     test: Any = None,
     test_share: float = _CARVED,
     validation: Any = 0.15,
@@ -172,12 +183,10 @@ def _study(
     progress: bool = True,
     **options: Any,
 ) -> Results:
+    check_arguments(locals())
+    check_names(options, _option_names())
     methods = choose(losses, head)
-    if unknown := sorted(set(options) - set(Plan.option_names())):
-        raise StudyError(
-            f"there is no option {unknown[0]!r}; the options are: {', '.join(Plan.option_names())}"
-        )
-    shares = isinstance(validation, int | float)
+    shares = is_number(validation)
     plan = Plan(
         losses=tuple(method.name for method in methods),
         space=read_space(space, own_optimizer),
@@ -188,10 +197,9 @@ def _study(
     )
     parts = _parts(plan, train, test, None if shares else validation, unaugmented, num_classes)
     training, validating, testing = parts
-    if classes is not None and len(classes) != training.targets.classes:
-        raise StudyError(
-            f"classes has {len(classes)} names and there are {training.targets.classes} classes"
-        )
+    if classes is not None:
+        classes = [str(one) for one in classes]
+        _check_class_names(classes, training.targets.classes)
     if losses is None:
         methods = tuple(method for method in methods if _fits(method, training.targets))
         plan = replace(plan, losses=tuple(method.name for method in methods))
@@ -205,7 +213,7 @@ def _study(
         testing,
         _schedule(schedule),
         checked_groups(groups, len(training.targets)),
-        None if test is None else checked_groups(test_groups, len(testing.targets)),
+        None if test is None else checked_groups(test_groups, len(testing.targets), "test_groups"),
         head,
         collate,
         loaders,
@@ -245,6 +253,21 @@ def _study(
     if folder is not None and first:
         write_results(results, folder)
     return results
+
+
+def _check_class_names(names: Sequence[str], classes: int) -> None:
+    if len(names) != classes:
+        raise StudyError(f"classes has {len(names)} names and there are {classes} classes")
+    if len(set(names)) < classes:
+        twice = next(name for name in names if names.count(name) > 1)
+        raise StudyError(f"classes has {twice!r} twice; every class needs a name of its own")
+
+
+def _option_names() -> list[str]:
+    """The names of all that a study takes."""
+    parameters = inspect.signature(_study).parameters.values()
+    own = [one.name for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY]
+    return list(dict.fromkeys([*own, *Plan.option_names()]))
 
 
 def _parts(
@@ -297,14 +320,19 @@ def _refuse_without_classes(methods: Sequence[Method], targets: Targets) -> None
 
 
 def _schedule(given: str | Callable[[int, int], float]) -> Callable[[int, int], float]:
-    if callable(given):
-        return given
-    if given not in SCHEDULES:
+    schedule = SCHEDULES.get(given) if isinstance(given, str) else given
+    if schedule is None or isinstance(schedule, type) or not takes(schedule, 2):
         raise StudyError(
-            f"schedule is {given!r}; choose from {', '.join(SCHEDULES)}, or give a function "
+            f"schedule is {shown(given)}; choose from {', '.join(SCHEDULES)}, or give a function "
             "(step, steps) → share of the learning rate"
         )
-    return SCHEDULES[given]
+    share = schedule(0, _STEPS)
+    if not is_number(share):
+        raise StudyError(
+            f"schedule(0, {_STEPS}) is {shown(share)}; expected the share of the learning rate "
+            "that the first of so many steps uses, as in 1.0"
+        )
+    return schedule
 
 
 def _digest(parts: Sequence[Part], fingerprint: str | None) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from steelyard.classes.sources import LABEL_KEYS
+from steelyard.compare.given import shown
 from steelyard.compare.study import StudyError
 
 
@@ -38,7 +39,7 @@ def parted(item: Any) -> tuple[Any, Any]:
         inputs = item[0] if len(item) == 2 else tuple(item[:-1])
         return inputs, item[-1]
     raise StudyError(
-        f"a sample is a {type(item).__name__}; expected (input, target), (input, …, target), or a "
+        f"a sample is {shown(item)}; expected (input, target), (input, …, target), or a "
         "dict with 'labels'"
     )
 
@@ -66,8 +67,7 @@ def logits_of(output: Any, target: Tensor, classes: int) -> Tensor:
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         raise StudyError(
-            f"the network returned a {type(output).__name__}; expected logits, or an output with "
-            ".logits"
+            f"the network returned {shown(output)}; expected logits, or an output with .logits"
         )
     positions = tuple(target.shape)
     if target.ndim == 2 and tuple(logits.shape) == (*positions, classes):

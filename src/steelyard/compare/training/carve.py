@@ -102,7 +102,9 @@ def _held_by(targets: Targets, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return found, np.bincount(inverse, weights=part.data, minlength=len(found))
 
 
-def checked_groups(groups: Sequence[Any] | np.ndarray | None, rows: int) -> np.ndarray | None:
+def checked_groups(
+    groups: Sequence[Any] | np.ndarray | None, rows: int, name: str = "groups"
+) -> np.ndarray | None:
     """Groups as numbers (N,), in the order in which they are met.
 
     Raises:
@@ -112,8 +114,9 @@ def checked_groups(groups: Sequence[Any] | np.ndarray | None, rows: int) -> np.n
         return None
     values = groups.tolist() if hasattr(groups, "tolist") else list(groups)
     if len(values) != rows:
+        of = "test" if name == "test_groups" else "train"
         raise StudyError(
-            f"groups has {len(values)} entries and train has {rows} rows; expected one for each row"
+            f"{name} has {len(values)} entries and {of} has {rows} rows; expected one for each row"
         )
     number: dict[Any, int] = {}
     return np.array([number.setdefault(value, len(number)) for value in values], dtype=np.int64)

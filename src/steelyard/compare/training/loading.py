@@ -90,6 +90,20 @@ def balanced(rows: np.ndarray, labels: np.ndarray, seed: int, epoch: int) -> np.
     return chosen
 
 
+def sample(dataset: Any, row: int, name: str) -> Any:
+    """One sample of the user's Dataset.
+
+    Raises:
+        SampleError: it could not be loaded.
+    """
+    try:
+        return dataset[row]
+    except Exception as error:
+        raise SampleError(
+            f"row {row} of {name} {_CANNOT}: {type(error).__name__}: {_one_line(error)}"
+        ) from error
+
+
 class _Seeded(Dataset[Any]):
     """A Dataset whose samples see generators seeded by (seed, epoch, row), whoever loads them.
 
@@ -138,12 +152,7 @@ class _Seeded(Dataset[Any]):
             random.seed(seed)
         if "numpy" in self.drawn_from:
             np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
-        try:
-            return self.dataset[row]
-        except Exception as error:
-            raise SampleError(
-                f"row {row} of {self.name} {_CANNOT}: {type(error).__name__}: {_one_line(error)}"
-            ) from error
+        return sample(self.dataset, row, self.name)
 
 
 _MARK = 0

@@ -143,7 +143,7 @@ def choose(losses: Sequence[Any] | None, head: str | None) -> tuple[Method, ...]
     Raises:
         StudyError: an unknown name, a name given twice, or a method that needs `head`.
     """
-    asked: list[Any] = list(losses or (DEFAULT_WITH_HEAD if head else DEFAULT))
+    asked: list[Any] = list((DEFAULT_WITH_HEAD if head else DEFAULT) if losses is None else losses)
     named = {by_name(item).name for item in asked if isinstance(item, str)} | set(ALWAYS)
     own = [_own(item) for item in asked if not isinstance(item, str)]
     methods = (*(m for name, m in METHODS.items() if name in named), *own)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import qmc
 
+from steelyard.compare.given import check_share, check_whole, is_number, shown
 from steelyard.compare.study import Range, StudyError
 from steelyard.compare.training.methods import Method
 
@@ -81,20 +82,24 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name in ("seeds", "draws", "epochs", "batch_size", "micro_batch"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise StudyError(f"{name} is {value!r}; it must be a whole number, at least 1")
+            if name != "micro_batch" or self.micro_batch is not None:
+                check_whole(name, getattr(self, name))
+        check_whole("first_seed", self.first_seed, 0)
+        if not isinstance(self.ignore_index, int):
+            raise StudyError(
+                f"ignore_index is {shown(self.ignore_index)}; expected a class index, as in -100"
+            )
         for name in ("validation", "test"):
-            share = getattr(self, name)
-            if share is not None and not 0 < share < 1:
-                raise StudyError(f"{name} is {share}; it is a share of the rows, as in 0.2")
+            if getattr(self, name) is not None:
+                check_share(name, getattr(self, name))
         if (self.validation or 0) + (self.test or 0) >= 1:
             raise StudyError(
                 f"validation {self.validation} and test {self.test} leave no rows to train on; "
                 "their sum must be below 1"
             )
-        if self.clip is not None and not self.clip > 0:
-            raise StudyError(f"clip is {self.clip}; it must be above 0")
+        if self.clip is not None and not (is_number(self.clip) and self.clip > 0):
+            raise StudyError(f"clip is {shown(self.clip)}; it must be a number above 0")
+        object.__setattr__(self, "device", str(self.device))  # a torch.device is no JSON
         for name, known in (
             ("tune", ("once", "every")),
             ("keep", ("last", "best")),
@@ -181,6 +186,8 @@ def _range(name: str, value: Any) -> Range:
         raise StudyError(
             f"space[{name!r}] is ({low:g}, {high:g}, {default:g}); expected low ≤ default ≤ high"
         )
+    if low < 0 and name in DEFAULT_SPACE:
+        raise StudyError(f"space[{name!r}] begins at {low:g}; expected 0 or more")
     return Range(name, low, high, default, "log" if 0 < low < high else "linear")
 
 

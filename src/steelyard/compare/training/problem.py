@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from steelyard.compare.given import shown
 from steelyard.compare.study import StudyError
 from steelyard.compare.training.batches import call
 from steelyard.compare.training.carve import carve
@@ -135,11 +136,14 @@ class PlainLoop:
         network = self.network()
         if not isinstance(network, nn.Module):
             raise StudyError(
-                f"the factory returned a {type(network).__name__}; expected a fresh network, an "
-                "nn.Module"
+                f"network() returned {shown(network)}; expected a new network, an nn.Module"
             )
         network = trial.prepare(network)
         optimizer = self.optimizer(network.parameters(), trial.learning_rate, trial.weight_decay)
+        if not hasattr(optimizer, "param_groups"):
+            raise StudyError(
+                f"optimizer(…) returned {shown(optimizer)}; expected a torch.optim.Optimizer"
+            )
         for epoch in trial.epochs(network, optimizer):
             for inputs, target in trial.batches(epoch):
                 loss = trial.loss(call(network, inputs), target)

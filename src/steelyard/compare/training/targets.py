@@ -14,6 +14,7 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from steelyard.compare.study import StudyError
 from steelyard.compare.training.batches import target_of
+from steelyard.compare.training.loading import sample
 
 Kind = Literal["classes", "masks", "tokens"]
 _KINDS: dict[int, Kind] = {0: "classes", 1: "tokens", 2: "masks"}
@@ -77,15 +78,10 @@ def read_targets(dataset: Any, name: str, ignore_index: int, classes: int | None
     Raises:
         StudyError: no rows, targets that are no class indices, or classes out of range.
     """
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        raise StudyError(
-            f"{name} is a {type(dataset).__name__}; expected a map-style Dataset, which has a "
-            "length and can be indexed"
-        )
     rows = len(dataset)
     if not rows:
         raise StudyError(f"{name} has no rows")
-    first = _as_tensor(target_of(dataset[0]), name, 0)
+    first = _target(dataset, name, 0)
     if first.ndim not in _KINDS:
         raise StudyError(
             f"{name}: a target has shape {tuple(first.shape)}; expected one class, a mask (H, W) "
@@ -134,12 +130,12 @@ def _at_hand(dataset: Any) -> np.ndarray | None:
 
 def _agrees(labels: np.ndarray, dataset: Any, name: str) -> bool:
     rows = np.unique(np.linspace(0, len(labels) - 1, _PROBED).astype(int))
-    return all(int(_as_tensor(target_of(dataset[int(i)]), name, i)) == labels[i] for i in rows)
+    return all(int(_target(dataset, name, int(i))) == labels[i] for i in rows)
 
 
 def _walk(dataset: Any, name: str, kind: Kind) -> Iterator[Tensor]:
     for i in range(len(dataset)):
-        target = _as_tensor(target_of(dataset[i]), name, i)
+        target = _target(dataset, name, i)
         if _KINDS.get(target.ndim) != kind:
             raise StudyError(
                 f"{name}: the target of row {i} has shape {tuple(target.shape)}, and that of row 0 "
@@ -148,7 +144,13 @@ def _walk(dataset: Any, name: str, kind: Kind) -> Iterator[Tensor]:
         yield target
 
 
-def _as_tensor(target: Any, name: str, row: int) -> Tensor:
+def _target(dataset: Any, name: str, row: int) -> Tensor:
+    """The target of one row."""
+    found = sample(dataset, row, name)
+    try:
+        target = target_of(found)
+    except StudyError as error:
+        raise StudyError(f"{name}: {error}") from None
     try:
         tensor = torch.as_tensor(target)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -31,6 +32,10 @@ from steelyard.compare.training.streams import seed_everything, stream
 
 Schedule = Callable[[int, int], float]
 Judge = Callable[[nn.Module], float | None]
+
+
+# One that was trained before would begin where an earlier candidate ended.
+_PREPARED: WeakSet[nn.Module] = WeakSet()
 
 
 class DivergedError(ValueError):
@@ -125,7 +130,16 @@ class Trial:
 
         Args:
             network: built inside `train`, so that its weights were drawn under the trial's seed.
+
+        Raises:
+            StudyError: an earlier trial has trained this very network.
         """
+        if network in _PREPARED:
+            raise StudyError(
+                f"the {type(network).__name__} has been trained before, and every training needs "
+                "a new one: make it anew each time, as in `Net()` or `copy.deepcopy(net)`"
+            )
+        _PREPARED.add(network)
         if self.method.head == "cosine":
             assert self.head is not None
             with_cosine_head(network, self.head, stream(self.seed, "head"))

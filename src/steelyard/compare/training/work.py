@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from steelyard._results import BASELINE
+from steelyard.compare.given import shown
 from steelyard.compare.study import StudyError
 from steelyard.compare.training.evaluation import Marks, NotFiniteError, Predictions, predict
 from steelyard.compare.training.head_only import Features, Head, train_heads, unit_scale
@@ -321,8 +322,8 @@ def run_users_loop(
         ) from error
     if not isinstance(network, nn.Module):
         raise StudyError(
-            f"train returned a {type(network).__name__}; expected the trained network, which the "
-            "library scores"
+            f"the loop returned {shown(network)}; expected the trained network, which the library "
+            "scores"
         )
     return network
 
