@@ -107,6 +107,18 @@ def test_class_counts_of_another_length() -> None:
         sy.FocalLoss(gamma=[1.0, 2.0])(LOGITS, TARGET)
 
 
+def test_class_counts_of_several_labels_are_not_for_a_softmax() -> None:
+    counts = sy.count_classes(torch.tensor([[1, 0, 0], [1, 1, 0]]), multi_label=True)
+    for loss in (sy.LogitAdjustedLoss, sy.BalancedSoftmaxLoss, sy.LDAMLoss, sy.VSLoss):
+        with raises(
+            ValueError,
+            "class_counts are of several labels (multi_label=True), and a softmax has one class "
+            "per position: SigmoidLogitAdjustedLoss takes them; one-hot labels are counted as "
+            "class indices, count_classes(labels.argmax(1))",
+        ):
+            loss(class_counts=counts)
+
+
 OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"reduction": "bogus"},

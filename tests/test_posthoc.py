@@ -1,5 +1,8 @@
 """What is done to logits after training, against problems whose answer is known."""
 
+import math
+import re
+
 import pytest
 import torch
 from torch import Tensor
@@ -52,10 +55,44 @@ def test_adjust_logits_subtracts_the_log_prior() -> None:
     assert torch.equal(sy.adjust_logits(logits, counted), sy.adjust_logits(logits, COUNTS))
 
 
-def test_adjust_logits_takes_an_absent_class_as_one_example() -> None:
+def test_adjust_logits_takes_an_absent_class_as_one_example_and_says_so() -> None:
     logits = torch.zeros(1, 3, dtype=torch.float64)
     expected = -torch.tensor([[0.8, 0.1, 0.1]], dtype=torch.float64).log()
-    torch.testing.assert_close(sy.adjust_logits(logits, [8, 0, 1]), expected)
+    text = (
+        "1 of 3 classes does not occur: 1. adjust_logits takes a count of 0 as 1 and raises such a "
+        "class the most, so that it may win nearly everywhere: leave it out of logits and counts, "
+        "adjust_logits(logits[:, occurs], counts[occurs]) with occurs = counts > 0"
+    )
+    for tau in (1.0, torch.tensor(1.0)):
+        with pytest.warns(UserWarning, match=re.escape(text)):
+            torch.testing.assert_close(sy.adjust_logits(logits, [8, 0, 1], tau), expected)
+    named = sy.ClassCounts([8, 0, 0], names=["ant", "bee", "cat"])
+    with pytest.warns(UserWarning, match="2 of 3 classes do not occur: 'bee', 'cat'"):
+        sy.adjust_logits(logits, named)
+    # It undoes a loss, which takes a count of 0 as 1 too: nothing is raised.
+    torch.testing.assert_close(sy.adjust_logits(logits, [8, 0, 1], -1), -expected)
+    assert torch.equal(sy.adjust_logits(logits, [8, 0, 1], 0), logits)
+
+
+def test_counts_of_several_labels_move_log_odds() -> None:
+    counts = sy.ClassCounts([10, 500, 0], total=[1000, 800, 1000])
+    bias = sy.SigmoidLogitAdjustedLoss(class_counts=counts, tau=0.5).form.bias
+    odds = [math.log(10 / 990), math.log(500 / 300), math.log(1 / 1000)]
+    logits = torch.randn(4, 3, 2, dtype=torch.float64)
+    learnt = sy.adjust_logits(logits, counts, tau=-0.5)
+    torch.testing.assert_close(learnt, logits + 0.5 * torch.tensor(odds).double()[:, None])
+    torch.testing.assert_close(learnt, logits + bias[:, None])
+    with pytest.warns(UserWarning, match="1 of 3 classes does not occur: 2"):
+        torch.testing.assert_close(sy.adjust_logits(learnt, counts, tau=0.5), logits)
+
+
+def test_one_logit_for_each_of_n_positions() -> None:
+    """(N,) is one class, as in the losses of several labels."""
+    counts, logits = sy.ClassCounts([1], total=[5]), torch.zeros(3)
+    expected = torch.full((3,), math.log(4))
+    torch.testing.assert_close(sy.adjust_logits(logits, counts), expected)
+    with pytest.raises(ValueError, match="class_counts has 3 values, but logits have C = 1 class"):
+        sy.adjust_logits(logits, sy.ClassCounts([1, 2, 3], total=[5, 5, 5]))
 
 
 def test_weighted_cross_entropy_learns_w_times_p_and_unweight_gives_p_back() -> None:

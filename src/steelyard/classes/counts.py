@@ -309,6 +309,17 @@ def _ends(counts: list[int]) -> list[tuple[int, int]]:
     return numbered[: _LISTED // 2] + numbered[-_LISTED // 2 :]
 
 
+def absent_classes(counts: ClassCounts) -> str:
+    """Which classes do not occur, as in "1 of 3 classes does not occur: 'fox'"; "" if all do."""
+    missing = [c for c, n in enumerate(counts) if n == 0]
+    if not missing:
+        return ""
+    shown = ", ".join(repr(counts.names[c]) if counts.names else str(c) for c in missing[:5])
+    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    verb = "does" if len(missing) == 1 else "do"
+    return f"{len(missing)} of {len(counts)} classes {verb} not occur: {shown}{more}"
+
+
 def _in_one_line(name: str) -> str:
     """A name as it is, or quoted where it would tear a table or not be seen."""
     return name if name.isprintable() and name.strip() == name != "" else repr(name)

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, SupportsIndex, TypeAlias, cast, get
 import torch
 from torch import Tensor
 
-from steelyard.classes.counts import ClassCounts
+from steelyard.classes.counts import ClassCounts, absent_classes
 from steelyard.classes.given import ClassCountsLike, as_class_counts
 
 Scheme: TypeAlias = Literal["balanced", "inverse", "sqrt", "power", "effective", "median", "enet"]
@@ -85,7 +85,9 @@ def class_weights(
     # As Python's numbers: whoever traces a loss then knows how many classes occur.
     occurs = [n > 0 for n in counts]
     if absent == "raise" and not all(occurs):
-        raise ValueError(_absent_text(counts, occurs))
+        raise ValueError(
+            f"{absent_classes(counts)}; absent='zero' or absent='max' gives them a weight"
+        )
     there = torch.tensor([c for c, present in enumerate(occurs) if present], device="cpu")
     own = formula(_Present.of(counts, there))
     rest = own.max() if absent == "max" else own.new_zeros(())
@@ -269,16 +271,6 @@ def _number(name: str, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         pass
     raise TypeError(f"{name}={value!r} is not a number")
-
-
-def _absent_text(counts: ClassCounts, occurs: list[bool]) -> str:
-    missing = [c for c, present in enumerate(occurs) if not present]
-    shown = [repr(counts.names[c]) if counts.names else str(c) for c in missing[:5]]
-    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-    return (
-        f"{len(missing)} of {len(counts)} classes do not occur: {', '.join(shown)}{more}; "
-        f"absent='zero' or absent='max' gives them a weight"
-    )
 
 
 def _choices(names: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from steelyard.classes import ClassCountsLike, class_weights
 from steelyard.losses import tails
 from steelyard.losses.options import CallOptions, LossOptions, check_number
 from steelyard.losses.positions import Form, SoftmaxLoss, softmax_loss
-from steelyard.losses.priors import log_prior, positive_counts
+from steelyard.losses.priors import log_prior, softmax_counts
 from steelyard.losses.softmax import focal_form
 from steelyard.losses.vectors import PerClass
 
@@ -125,7 +125,7 @@ def logit_adjusted_loss(
         A 0-d tensor, or with reduction="none" one of the shape of class indices.
 
     Raises:
-        ValueError: counts that are negative or all zero, tau not finite.
+        ValueError: counts that are negative, all zero or of several labels, tau not finite.
 
     Example:
         >>> logits, target = torch.tensor([[0.0, 0.0]]), torch.tensor([1])
@@ -154,7 +154,7 @@ class LogitAdjustedLoss(SoftmaxLoss):
 
 
 def _balanced_softmax(class_counts: ClassCountsLike) -> Form:
-    return Form(tails.cross_entropy, bias=positive_counts(class_counts).log())
+    return Form(tails.cross_entropy, bias=softmax_counts(class_counts).log())
 
 
 def balanced_softmax_loss(
@@ -179,7 +179,7 @@ def balanced_softmax_loss(
         A 0-d tensor, or with reduction="none" one of the shape of class indices.
 
     Raises:
-        ValueError: counts that are negative or all zero.
+        ValueError: counts that are negative, all zero or of several labels.
 
     Example:
         >>> logits, target = torch.tensor([[0.0, 0.0]]), torch.tensor([1])
@@ -205,7 +205,7 @@ class BalancedSoftmaxLoss(SoftmaxLoss):
 def _ldam(class_counts: ClassCountsLike, max_margin: float, scale: float) -> Form:
     largest = check_number("max_margin", max_margin, 0)
     factor = check_number("scale", scale, 0, open_low=True)
-    counts = positive_counts(class_counts)
+    counts = softmax_counts(class_counts)
     margin = largest * (counts.min() / counts) ** 0.25
     return Form(tails.cross_entropy, scale=factor * torch.ones_like(counts), margin=factor * margin)
 
@@ -240,7 +240,8 @@ def ldam_loss(
         A 0-d tensor, or with reduction="none" one of the shape of class indices.
 
     Raises:
-        ValueError: counts that are negative or all zero, max_margin negative, scale not positive.
+        ValueError: counts that are negative, all zero or of several labels, max_margin negative,
+            scale not positive.
 
     Example:
         >>> cosines, target = torch.tensor([[0.2, 0.1]]), torch.tensor([1])
@@ -274,9 +275,9 @@ class LDAMLoss(SoftmaxLoss):
 def _vs(class_counts: ClassCountsLike, gamma: float, tau: float) -> Form:
     exponent = check_number("gamma", gamma, 0)
     strength = check_number("tau", tau, float("-inf"))
-    counts = positive_counts(class_counts)
-    scale = (counts / counts.max()) ** exponent
-    return Form(tails.cross_entropy, scale=scale, bias=strength * log_prior(class_counts))
+    counts = softmax_counts(class_counts)
+    scale, shares = (counts / counts.max()) ** exponent, counts / counts.sum()
+    return Form(tails.cross_entropy, scale=scale, bias=strength * shares.log())
 
 
 def vs_loss(
@@ -305,7 +306,8 @@ def vs_loss(
         A 0-d tensor, or with reduction="none" one of the shape of class indices.
 
     Raises:
-        ValueError: counts that are negative or all zero, gamma negative, tau not finite.
+        ValueError: counts that are negative, all zero or of several labels, gamma negative, tau
+            not finite.
 
     Example:
         >>> logits, target = torch.tensor([[1.0, 2.0]]), torch.tensor([1])

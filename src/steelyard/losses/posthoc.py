@@ -3,11 +3,13 @@
 from torch import Tensor
 
 from steelyard import ops
-from steelyard.classes import ClassCountsLike
+from steelyard.classes import ClassCounts, ClassCountsLike
+from steelyard.classes.counts import absent_classes
+from steelyard.classes.warning import tell
 from steelyard.losses.contract import check_logits
 from steelyard.losses.options import check_number
-from steelyard.losses.priors import log_prior
-from steelyard.losses.vectors import PerClass, fit, read_class_vector
+from steelyard.losses.priors import known, log_odds, log_prior
+from steelyard.losses.vectors import PerClass, fit, read_class_vector, readable
 
 __all__ = ["adjust_logits", "unweight_logits"]
 
@@ -19,10 +21,14 @@ def adjust_logits(logits: Tensor, class_counts: ClassCountsLike, tau: float = 1.
     classes were balanced. Do not use it after :func:`logit_adjusted_loss` or
     :func:`balanced_softmax_loss`: they adjust in training, and adjusting twice is wrong.
 
+    With several labels (``class_counts`` that know their ``total``) the log-odds of the prior take
+    the place of its logarithm, as in :func:`sigmoid_logit_adjusted_loss`.
+
     Args:
-        logits: (N, C), (N, C, d1, …) or (C,), floating.
-        class_counts: training examples per class; a count of 0 is taken as 1.
-        tau: strength τ, finite; 1 is the balanced optimum.
+        logits: (N, C), (N, C, d1, …) or (C,), floating; of several labels (N,) is one class.
+        class_counts: training examples per class. A count of 0 is taken as 1, as the losses take
+            it. With τ > 0 such a class may win nearly everywhere: leave it out.
+        tau: strength τ, finite; 1 is the balanced optimum, and −τ undoes τ.
 
     Returns:
         A new tensor of the logits' shape; float32 for half precisions.
@@ -31,6 +37,9 @@ def adjust_logits(logits: Tensor, class_counts: ClassCountsLike, tau: float = 1.
         TypeError: logits are not a floating tensor.
         ValueError: tau is not finite, or the number of classes differs.
 
+    Warns:
+        UserWarning: a count of 0 with τ > 0.
+
     Example:
         >>> adjust_logits(torch.tensor([[1.0, 0.5]]), [900, 100]).argmax(1)
         tensor([1])
@@ -38,9 +47,15 @@ def adjust_logits(logits: Tensor, class_counts: ClassCountsLike, tau: float = 1.
     Reference:
         Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv:2007.07314.
     """
-    check_logits(logits)
+    counts = known(class_counts)
+    several = counts is not None and counts.total is not None
+    check_logits(logits, "(N,)" if several else "(C,)")
     strength = check_number("tau", tau, float("-inf"))
-    return _minus_per_class(logits, "class_counts", strength * log_prior(class_counts))
+    if counts is not None:
+        _warn_of_absent(counts, strength)
+        class_counts = counts
+    prior = log_odds(class_counts, None) if several else log_prior(class_counts)
+    return _minus_per_class(logits, "class_counts", strength * prior, alone=int(several))
 
 
 def unweight_logits(logits: Tensor, weight: PerClass) -> Tensor:
@@ -78,9 +93,24 @@ def unweight_logits(logits: Tensor, weight: PerClass) -> Tensor:
     return _minus_per_class(logits, "weight", values.log())
 
 
-def _minus_per_class(logits: Tensor, name: str, vector: Tensor) -> Tensor:
+def _warn_of_absent(counts: ClassCounts, strength: float | Tensor) -> None:
+    """Say which classes are raised the most without a single example."""
+    if not (absent := absent_classes(counts)):
+        return
+    if isinstance(strength, Tensor):
+        strength = float(strength.max()) if readable(strength) else 0.0
+    if strength > 0:
+        tell(
+            f"{absent}. adjust_logits takes a count of 0 as 1 and raises such a class the most, so "
+            "that it may win nearly everywhere: leave it out of logits and counts, "
+            "adjust_logits(logits[:, occurs], counts[occurs]) with occurs = counts > 0"
+        )
+
+
+def _minus_per_class(logits: Tensor, name: str, vector: Tensor, alone: int = 0) -> Tensor:
+    """Logits minus a number per class; ``alone`` is the dimension that logits (n,) lack."""
     wide = logits.to(ops.compute_dtype(logits))
-    batch = wide.unsqueeze(0) if wide.ndim == 1 else wide  # (N, C, d…)
+    batch = wide.unsqueeze(alone) if wide.ndim == 1 else wide  # (N, C, d…)
     vector = fit(name, vector, batch.shape[1], batch)
     result = batch - ops.along_classes(vector, batch)
-    return result.squeeze(0) if wide.ndim == 1 else result
+    return result.squeeze(alone) if wide.ndim == 1 else result

@@ -6,11 +6,18 @@ from typing import SupportsIndex, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from steelyard.classes import ClassCountsLike, as_class_counts
+from steelyard.classes import ClassCounts, ClassCountsLike, as_class_counts
 from steelyard.losses.vectors import has_values
 
 # Positions in training: one number, or one per class where labels are missing.
 Total: TypeAlias = "int | ClassCountsLike | None"
+
+
+def known(class_counts: ClassCountsLike) -> ClassCounts | None:
+    """The class counts; None if they are a vector of whoever traces, with no numbers to look at."""
+    if isinstance(class_counts, Tensor) and class_counts.ndim == 1 and not has_values(class_counts):
+        return None
+    return as_class_counts(class_counts)
 
 
 def positive_counts(class_counts: ClassCountsLike) -> Tensor:
@@ -19,14 +26,30 @@ def positive_counts(class_counts: ClassCountsLike) -> Tensor:
     In theory the log-prior of an absent class is −∞ and its margin infinite; one example is the
     smallest count that leaves the loss finite.
     """
-    if isinstance(class_counts, Tensor) and class_counts.ndim == 1 and not has_values(class_counts):
-        return class_counts.to(torch.float64).clamp(min=1)  # of whoever traces: nothing to check
-    return as_class_counts(class_counts).counts.to(torch.float64).clamp(min=1)
+    counts = known(class_counts)
+    vector = cast("Tensor", class_counts) if counts is None else counts.counts
+    return vector.to(torch.float64).clamp(min=1)
+
+
+def softmax_counts(class_counts: ClassCountsLike) -> Tensor:
+    """The same, for a loss of one class per position.
+
+    Raises:
+        ValueError: counts of several labels, whose shares do not sum to 1.
+    """
+    counts = known(class_counts)
+    if counts is not None and counts._total is not None:
+        raise ValueError(
+            "class_counts are of several labels (multi_label=True), and a softmax has one class "
+            "per position: SigmoidLogitAdjustedLoss takes them; one-hot labels are counted as "
+            "class indices, count_classes(labels.argmax(1))"
+        )
+    return positive_counts(class_counts if counts is None else counts)
 
 
 def log_prior(class_counts: ClassCountsLike) -> Tensor:
     """Log-prior log π (C,), with π_c = n_c / Σ n."""
-    counts = positive_counts(class_counts)
+    counts = softmax_counts(class_counts)
     return (counts / counts.sum()).log()
 
 
@@ -50,7 +73,7 @@ def log_odds(class_counts: ClassCountsLike, total: Total) -> Tensor:
         )
     if hasattr(out_of, "__index__") and not isinstance(out_of, Tensor):
         out_of = [index(cast("SupportsIndex", out_of))] * len(counts)
-    totals = as_class_counts(out_of, num_classes=len(counts))
+    totals = as_class_counts(out_of, len(counts), "total")
     for c, (positives, of) in enumerate(zip(counts, totals, strict=True)):
         if positives > of:
             raise ValueError(

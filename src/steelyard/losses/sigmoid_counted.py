@@ -5,7 +5,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from steelyard.classes import ClassCountsLike, class_weights
+from steelyard.classes import ClassCountsLike, as_class_counts, class_weights
 from steelyard.losses import penalties
 from steelyard.losses.cells import CellCallOptions, CellForm, CellOptions, SigmoidLoss, sigmoid_loss
 from steelyard.losses.options import check_number
@@ -106,9 +106,9 @@ def sigmoid_logit_adjusted_loss(
     """Logit-adjusted sigmoid loss: binary cross-entropy of ``z_c + τ log(π_c / (1 − π_c))``.
 
     The binary form of logit adjustment. The model learns how much more likely than usual a class
-    is. At prediction its raw logits treat both sides of a class alike; add the adjustment to them
-    for probabilities of the training data's mix. With one class, this is a last layer whose bias
-    starts at the prior's log-odds.
+    is. At prediction its raw logits treat both sides of a class alike. For probabilities of the
+    training data's mix add the adjustment, as :func:`steelyard.adjust_logits` with −τ does. With
+    one class, this is a last layer whose bias starts at the prior's log-odds.
 
     Args:
         logits: (N, C), (N, C, d1, …), or (N,) for one class; floating.
@@ -168,6 +168,7 @@ def _distribution_balanced(
     check_number("kappa", kappa, 0)
     check_number("negative_scale", negative_scale, 0, open_low=True)
     check_number("gamma", gamma, 0)
+    class_counts = as_class_counts(class_counts)
     negative = Side(penalties.focal, gamma, factor=1 / negative_scale, scale=negative_scale)
     return CellForm(
         Side(penalties.focal, gamma),
