@@ -2,7 +2,7 @@
 
 `make pictures` writes them to docs/pictures/, where they are committed: pages on GitHub show them
 too. Each is one SVG of a few kilobytes with its own light and dark colours, and the same numbers
-give the same file.
+give the same file. All are as narrow as a phone lets text be read.
 """
 
 import re
@@ -29,8 +29,11 @@ mpl.rcParams |= {
     "svg.fonttype": "none",  # text stays text: small, searchable, in the reader's font
     "svg.hashsalt": "steelyard",
     "font.family": "sans-serif",
-    "font.size": 9,
+    "font.size": 10,
     "axes.titlesize": 10,
+    "legend.fontsize": 10,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
     "axes.titlecolor": INK,
@@ -52,9 +55,12 @@ mpl.rcParams |= {
 }
 
 
-def panels(rows: int, columns: int, width: float, height: float, **shared: bool) -> tuple:
-    """A figure of the given size in inches, and its axes as one flat list."""
-    figure = Figure((width, height), layout="constrained")
+WIDTH = 4.8  # inches: on a screen of 390 pixels, a text of 10 points is 10 pixels high
+
+
+def panels(rows: int, columns: int, height: float, **shared: bool) -> tuple:
+    """A figure of the given height in inches, and its axes as one flat list."""
+    figure = Figure((WIDTH, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **shared)
     return figure, list(axes.flat)
 
@@ -72,7 +78,7 @@ def svg(figure: Figure, label: str) -> str:
     ]
     style = f"<style>{rules[0]}@media (prefers-color-scheme: dark){{{rules[1]}}}</style>"
     text = re.sub(r"(<svg [^>]*>)", rf"\1<desc>{label}</desc>{style}", text, count=1)
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", text)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", text)
     # A tenth of a point is enough for where things are; what is written stays as it is.
     return re.sub(r'"[^"]*"', lambda found: re.sub(r"(\d\.\d)\d+", r"\1", found[0]), text)
 
@@ -96,7 +102,7 @@ def loss_and_slope(loss: Callable[..., Tensor], **options: object) -> tuple[Tens
 
 
 def tails() -> tuple[Figure, str]:
-    figure, (left, right) = panels(1, 2, 7.2, 2.9)
+    figure, (left, right) = panels(1, 2, 3.4)
     for name, loss, options in (
         ("cross-entropy", sy.cross_entropy_loss, {}),
         ("focal, γ = 2", sy.focal_loss, {"gamma": 2}),
@@ -108,18 +114,18 @@ def tails() -> tuple[Figure, str]:
         left.plot(CHANCES, values, label=name)
         right.plot(CHANCES, slope)
     left.set(title="Loss", xlabel="probability of the class, p", ylim=(0, 4))
-    right.set(title="Its slope ÷ that of cross-entropy", ylim=(0, 2.1))
+    right.set(title="Slope ÷ cross-entropy's", ylim=(0, 2.1))
     right.set_xlabel("probability of the class, p")
-    figure.legend(loc="outside lower center", ncols=5, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure, "Loss and slope of the softmax losses against the probability of the class"
 
 
 def edits() -> tuple[Figure, str]:
     """How hard each loss pulls at the logit of the class: of 900 examples, and of 100."""
     counts = [900, 100]
-    figure, axes = panels(1, 2, 7.2, 2.9, sharey=True)
+    figure, axes = panels(1, 2, 3.4, sharey=True)
     for label, (axis, title) in enumerate(
-        zip(axes, ("The common class, 900 examples", "The rare class, 100 examples"), strict=True)
+        zip(axes, ("Common: 900 examples", "Rare: 100 examples"), strict=True)
     ):
         other = (1 - CHANCES).log()
         logits = torch.stack([CHANCES.log(), other] if label == 0 else [other, CHANCES.log()], 1)
@@ -139,13 +145,13 @@ def edits() -> tuple[Figure, str]:
         axis.set(title=title, xlabel="probability of the class, p")
     axes[0].set_ylabel("size of the gradient")
     axes[0].set_ylim(0, 1.9)
-    figure.legend(loc="outside lower center", ncols=5, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure, "Gradient of the losses that know class counts, common class and rare class"
 
 
 def cells() -> tuple[Figure, str]:
     """The sigmoid losses: what a label that is there costs, and one that is not."""
-    figure, axes = panels(2, 2, 7.2, 4.6, sharex=True)
+    figure, axes = panels(2, 2, 5.2, sharex=True)
     for column, there in enumerate((1.0, 0.0)):
         for name, loss, options in (
             ("binary cross-entropy", sy.bce_with_logits_loss, {}),
@@ -160,17 +166,17 @@ def cells() -> tuple[Figure, str]:
             (gradient,) = torch.autograd.grad(values.sum(), logits)
             axes[column].plot(CHANCES, values.detach(), label=None if column else name)
             axes[2 + column].plot(CHANCES, gradient.abs())
-        axes[column].set(title=f"Loss: the label is {'there' if there else 'not there'}")
+        axes[column].set(title="Label there: loss" if there else "Not there: loss")
         axes[column].set_ylim(0, 4)
         axes[2 + column].set(title="Size of the gradient", xlabel="probability of the label, p")
         axes[2 + column].set_ylim(0, 1.6)
-    figure.legend(loc="outside lower center", ncols=5, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure, "Loss and gradient of the sigmoid losses against the probability of the label"
 
 
 def regions() -> tuple[Figure, str]:
     """The region losses: what misses and false alarms cost, and how hard a small object pulls."""
-    figure, (missed, added, pull) = panels(1, 3, 7.2, 2.9)
+    figure, (missed, added, pull, key) = panels(2, 2, 5.2)
     shares, pixels, big = torch.linspace(0, 1, 41).double(), 2000, 400
     sizes = torch.logspace(1, 3, 21).long()
     wrong = (shares * big).long()[:, None]
@@ -196,12 +202,13 @@ def regions() -> tuple[Figure, str]:
             (gradient,) = torch.autograd.grad(loss(logits, t[None]), logits)
             found.append(gradient[0][t == 1].abs().mean() * pixels)
         pull.plot(sizes, torch.stack(found), label=name)
-    missed.set(title="Loss: pixels missed", xlabel="missed ÷ pixels of the object")
-    added.set(title="Loss: pixels too many", xlabel="added ÷ pixels of the object")
+    missed.set(title="Loss: pixels missed", xlabel="missed ÷ object")
+    added.set(title="Loss: pixels too many", xlabel="added ÷ object")
     missed.set_ylim(0, 1.02)
     added.set_ylim(0, 1.02)
     pull.set(title="Gradient at a pixel", xlabel="pixels of the object", xscale="log", yscale="log")
-    figure.legend(loc="outside lower center", ncols=5, fontsize=8)
+    key.axis("off")
+    key.legend(*pull.get_legend_handles_labels(), loc="center")
     return figure, (
         "Region losses against the share of an object that is missed, and that is added, and their "
         "gradient at a pixel of the object against the size of the object"
@@ -242,7 +249,7 @@ def boundaries() -> tuple[Figure, str]:
         "vector scaling": sy.VSLoss(class_counts=counts),
         "LDAM": sy.LDAMLoss(class_counts=counts, scale=10),
     }
-    figure, axes = panels(2, 4, 7.2, 4.2, sharex=True, sharey=True)
+    figure, (*axes, key) = panels(3, 3, 6.4, sharex=True, sharey=True)
     across, up = torch.meshgrid(
         torch.linspace(-3, 3, 61), torch.linspace(-2.5, 2.5, 51), indexing="xy"
     )
@@ -256,7 +263,7 @@ def boundaries() -> tuple[Figure, str]:
         if name == "moved afterwards":
             logits, own = (sy.adjust_logits(z, counts) for z in (logits, own))
         for label, (colour, marker, shown) in enumerate(
-            ((LEAD, "o", "common, every fourth shown"), (WORSE, "^", "rare, every second shown"))
+            ((LEAD, "o", "common:\nevery fourth"), (WORSE, "^", "rare:\nevery second"))
         ):
             cloud = points[labels == label][:: 4 - 2 * label]
             axis.scatter(*cloud.T, s=4, c=colour, marker=marker, linewidths=0, label=shown)
@@ -264,10 +271,11 @@ def boundaries() -> tuple[Figure, str]:
         axis.contour(across, up, lead, levels=[0], colors=[INK], linewidths=1.4)
         right = own.argmax(1) == labels
         found = [f"{right[labels == label].float().mean():.0%}" for label in (0, 1)]
-        axis.set_title(f"{name}\ncommon {found[0]}, rare {found[1]}", fontsize=8)
+        axis.set_title(f"{name}\ncommon {found[0]}\nrare {found[1]}")
         axis.set(xticks=[], yticks=[], xlim=(-3, 3), ylim=(-2.5, 2.5))
     shown = axes[0].get_legend_handles_labels()
-    figure.legend(*shown, loc="outside lower center", ncols=2, fontsize=8, markerscale=2)
+    key.axis("off")
+    key.legend(*shown, loc="center", markerscale=3, handletextpad=0)
     return figure, "400 common and 40 rare points, and the decision boundary under eight losses"
 
 
@@ -276,7 +284,7 @@ def boundaries() -> tuple[Figure, str]:
 
 def weights() -> tuple[Figure, str]:
     counts = [int(5000 * 1000 ** (-c / 9)) for c in range(10)]
-    figure, (axis,) = panels(1, 1, 5.4, 3.0)
+    figure, (axis,) = panels(1, 1, 3.2)
     for name, options in (
         ("balanced", {}),
         ("inverse", {}),
@@ -291,7 +299,7 @@ def weights() -> tuple[Figure, str]:
     axis.set(xlabel="examples of the class", ylabel="its weight")
     axis.set_title("Ten classes from 5,000 examples down to 5")
     axis.minorticks_off()
-    axis.legend(fontsize=8)
+    axis.legend()
     return figure, "Class weight by scheme against the number of examples of the class"
 
 
@@ -303,7 +311,7 @@ def threshold() -> tuple[Figure, str]:
     cut = (log_odds + torch.log(torch.tensor(10.0))) / distance + distance / 2
     dogs, cats = 1 - normal.cdf(cut - distance), normal.cdf(cut)
     precision = 100 * dogs / (100 * dogs + 1000 * (1 - cats))
-    figure, (axis,) = panels(1, 1, 5.4, 3.4)
+    figure, (axis,) = panels(1, 1, 3.8)
     chance = log_odds.sigmoid()
     for name, curve in (
         ("dogs found", dogs),
@@ -319,7 +327,7 @@ def threshold() -> tuple[Figure, str]:
     for tick in ticks[1:3]:
         axis.axvline(tick, color=INK, linewidth=0.8, linestyle="--")
     axis.set_title("A threshold chooses among mistakes")
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure, "What is found at each threshold, for 1,000 cats and 100 dogs"
 
 
@@ -335,13 +343,18 @@ def measured() -> dict[str, dict[str, list[float]]]:
     return tables
 
 
+def wrapped(name: str) -> str:
+    """The name of a row on two lines, where it is long."""
+    return name.replace(", ", ",\n").replace("steelyard ", "steelyard\n")
+
+
 def speed() -> tuple[Figure, str]:
     tables = measured()
     shapes = [shape for shape in ("16384×1000", "4096×32000", "4×21×512×512") if shape in tables]
     peers = ("F.cross_entropy", "F.cross_entropy, torch.compile")
     peers += ("tutorial focal", "tutorial focal, torch.compile")
     peers += ("steelyard cross-entropy", "steelyard focal")
-    figure, axes = panels(1, 2, 7.2, 3.4, sharey=True)
+    figure, axes = panels(2, 1, 9.0)
     for axis, column, title in zip(
         axes, (1, 3), ("Time ÷ F.cross_entropy", "Memory ÷ logits"), strict=True
     ):
@@ -351,13 +364,21 @@ def speed() -> tuple[Figure, str]:
                 height = i + (j - 1) * 0.26
                 ours = peer.startswith("steelyard")
                 axis.barh(height, value, 0.22, color=LEAD if ours else LINES[5])
-                axis.text(value, height, f" {value:g}", va="center", fontsize=6.5, color=INK)
+                axis.annotate(
+                    f"{value:g}",
+                    (value, height),
+                    (3, 0),
+                    va="center",
+                    fontsize=9.5,
+                    textcoords="offset points",
+                    color=INK,
+                )
         axis.set_title(title)
         axis.set_xlim(right=axis.get_xlim()[1] * 1.1)
         axis.grid(visible=False, axis="y")
-    axes[0].set_yticks(range(len(peers)), peers)
-    axes[0].invert_yaxis()
-    figure.supxlabel("Bars from top to bottom: " + ", ".join(shapes), fontsize=8)
+        axis.set_yticks(range(len(peers)), [wrapped(peer) for peer in peers])
+        axis.invert_yaxis()
+    figure.supxlabel("From top to bottom:\n" + ", ".join(shapes), fontsize=10)
     return figure, "Time and memory, forward and backward, from the table of docs/speed.md"
 
 

@@ -37,6 +37,21 @@ def test_a_picture_is_what_the_code_draws_today(pictures, name):
         assert abs(float(now) - float(before)) < 0.3, "run `make pictures`"
 
 
+PHONE = 358  # pixels that a page leaves to a picture on a screen of 390
+
+
+@pytest.mark.parametrize(
+    "file", sorted((DOCS / "pictures").glob("*.svg")), ids=lambda file: file.stem
+)
+def test_pictures_can_be_read_on_a_phone(file):
+    text = file.read_text(encoding="utf-8")
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', text)[1])
+    sizes = [float(size) * PHONE / width for size in re.findall(r"font-size: ([\d.]+)px", text)]
+    assert min(sizes) > 6.5  # an exponent
+    assert sorted(sizes)[len(sizes) // 3] > 9.5  # all else
+    assert set(re.findall(r"font-family: ([^;\"]*)", text)) == {"system-ui, sans-serif"}
+
+
 @pytest.mark.parametrize("name", ["tails", "boundaries", "speed"])
 def test_pictures_are_small_quiet_and_follow_the_dark(name):
     text = (DOCS / "pictures" / f"{name}.svg").read_text(encoding="utf-8")

@@ -179,3 +179,21 @@ def test_pages_fit_the_window_are_quiet_and_ask_no_other_host(site, size, scheme
                 page.screenshot(path=shot)
         browser.close()
     assert [said for said in complaints if not said.startswith("file:")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def test_pictures_follow_the_switch_and_not_the_system(site):
+    driver = pytest.importorskip("playwright.sync_api")
+    with driver.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=QUIET.split())
+        for scheme in ("light", "dark"):
+            page = browser.new_page(color_scheme=scheme)
+            page.goto((site / "learn" / "focal.html").as_uri())
+            papers = []
+            for theme in ("light", "dark", "auto"):
+                page.evaluate(f"document.body.dataset.theme = '{theme}'")
+                papers.append(page.locator("article img").first.screenshot())
+            assert papers[0] != papers[1]
+            assert papers[2] == papers[scheme == "dark"]
+        browser.close()
