@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
@@ -48,6 +49,12 @@ def test_the_least_expected_cost_by_loops(seed, classes):
     assert sy.decide(p[0], costs) == found[0]
     maps = p.T.reshape(1, classes, 6, 10)
     assert torch.equal(sy.decide(maps, costs.tolist()).flatten(), found)
+
+
+def test_costs_are_read_in_float64():
+    p = torch.tensor([[0.5, 0.5]])
+    assert sy.decide(p, [[0, 1], [1 + 2**-40, 0]]).tolist() == [1]
+    assert sy.decide(p, np.array([[0, 1], [1 - 2**-40, 0]])).tolist() == [0]
 
 
 def test_equal_costs_are_the_most_probable_class():
@@ -210,7 +217,7 @@ def test_temperatures_have_ends():
 
 
 P, Y = torch.tensor([0.2, 0.8]), torch.tensor([0, 1])
-Z = torch.zeros(2, 2)
+Z, COSTS = torch.zeros(2, 2), torch.tensor([[0.0, 5.0], [100.0, 0.0]])
 
 
 @pytest.mark.parametrize(
@@ -222,6 +229,64 @@ Z = torch.zeros(2, 2)
         (lambda: sy.decide(P, [[0, np.inf], [1, 0]]), ValueError, "costs hold NaN or infinity"),
         (lambda: sy.decide(3 * P, [[0, 1], [1, 0]]), ValueError, r"go through \.softmax\(1\)"),
         (lambda: sy.decide(P - 1, [[0, 1], [1, 0]]), ValueError, "are negative or do not sum"),
+        (
+            lambda: sy.decide(P, {"fraud": 5}),
+            TypeError,
+            "costs are a dict, no matrix of numbers; expected a row for each true class and a "
+            r"column for each decision, both in the order of the class indices, as in \[\[0, 5\], ",
+        ),
+        (lambda: sy.decide(P, None), TypeError, "costs are a NoneType, no matrix of numbers"),
+        (lambda: sy.decide(P, "costs.csv"), TypeError, "costs are a str, no matrix of numbers"),
+        (lambda: sy.decide(P, [[0, 5], [1]]), TypeError, "costs are a list, no matrix of numbers"),
+        (lambda: sy.decide(P, [["0"], ["5"]]), TypeError, "costs are a list, no matrix of numbers"),
+        (
+            lambda: sy.decide(P, COSTS * 1j),
+            TypeError,
+            "costs are a torch.complex64 tensor, no matr",
+        ),
+        (
+            lambda: sy.decide(P, pd.DataFrame([[0, 5], [100, 0]])),
+            TypeError,
+            r"costs are a DataFrame, .* Of a data frame in that order it is costs\.to_numpy\(\)",
+        ),
+        (
+            lambda: sy.decide(P, 0.5),
+            ValueError,
+            r"costs have shape \(\), .*; a threshold t of class c needs no costs: .*\[:, c\] >= t",
+        ),
+        (
+            lambda: sy.decide(P, torch.eye(3)),
+            ValueError,
+            r"costs have shape \(3, 3\), and there are",
+        ),
+        (
+            lambda: sy.decide(torch.tensor([0.1, 0.2, 0.9]), COSTS),
+            ValueError,
+            r"there are 3 classes.*two classes .* two columns: torch\.stack\(\[1 - p, p\], -1\)",
+        ),
+        (lambda: sy.decide(P[:, None], COSTS), ValueError, "there is 1 class;.*have two columns"),
+        (
+            lambda: sy.decide(P[0], COSTS),
+            ValueError,
+            r"have shape \(\); expected \(N, C\), \(N, C, ",
+        ),
+        (
+            lambda: sy.decide(P.numpy(), COSTS),
+            TypeError,
+            r"probabilities are a ndarray; expected a tensor: torch\.as_tensor",
+        ),
+        (lambda: sy.tune_threshold([0.2], Y), TypeError, "probabilities are a list; expected a te"),
+        (lambda: sy.tune_threshold(P, [0, 1]), TypeError, "labels are a list; expected a tensor"),
+        (lambda: sy.tune_threshold(P, Y, 2), ValueError, "there is no score 2; choose from: acc"),
+        (lambda: sy.tune_threshold(P, Y, ["f1"]), ValueError, r"there is no score \['f1'\]; cho"),
+        (
+            lambda: sy.tune_biases(Z.numpy(), Y),
+            TypeError,
+            "logits are a ndarray; expected a tensor",
+        ),
+        (lambda: sy.tune_biases(Z, Y.numpy()), TypeError, "labels are a ndarray; expected a tens"),
+        (lambda: sy.tune_biases(Z, Y, start=[0, 0]), TypeError, "start is a list; expected a ten"),
+        (lambda: sy.fit_temperature(Z.tolist(), Y), TypeError, "logits are a list; expected a te"),
         (lambda: sy.tune_threshold(Y, Y), TypeError, "probabilities are torch.int64"),
         (lambda: sy.tune_threshold(P, P), TypeError, "labels are torch.float32"),
         (lambda: sy.tune_threshold(P, Y[:1]), ValueError, r"shape \(2,\) and labels \(1,\)"),

@@ -48,9 +48,9 @@ def search_biases(rows: Tensor, target: Tensor, biases: Tensor, score: Score) ->
 
 def named(score: str | Score) -> Score:
     """The score of that name, or the one that was given."""
-    if not isinstance(score, str):
+    if callable(score):
         return score
-    if score not in SCORES:
+    if not isinstance(score, str) or score not in SCORES:
         raise ValueError(
             f"there is no score {score!r}; choose from: {', '.join(SCORES)}, or give a function "
             "of confusion matrices (…, C, C)"

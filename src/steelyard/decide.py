@@ -5,11 +5,13 @@ on the training rows a model is too sure of itself, and on test rows the score i
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from steelyard._biases import Score, named, scores_of, search_biases
+from steelyard.losses.contract import described
 
 __all__ = ["decide", "fit_temperature", "tune_biases", "tune_threshold"]
 
@@ -31,7 +33,7 @@ def decide(probabilities: Tensor, costs: Tensor | Sequence[Sequence[float]]) -> 
         (N,), (N, d1, …) or (), int64; of equal costs the first.
 
     Raises:
-        TypeError: probabilities are not a floating tensor.
+        TypeError: probabilities are not a floating tensor, or costs no matrix of numbers.
         ValueError: costs are not a finite (C, K) matrix; on the CPU also: probabilities that are
             negative or do not sum to 1, as logits do not.
 
@@ -44,18 +46,12 @@ def decide(probabilities: Tensor, costs: Tensor | Sequence[Sequence[float]]) -> 
     Reference:
         Elkan, The foundations of cost-sensitive learning, IJCAI 2001.
     """
-    if not probabilities.is_floating_point():
-        raise TypeError(f"probabilities are {probabilities.dtype}; expected a floating dtype")
+    _check_floating("probabilities", probabilities)
+    if probabilities.ndim == 0:
+        raise ValueError("probabilities have shape (); expected (N, C), (N, C, d1, …) or (C,)")
     single = probabilities.ndim == 1
     rows = (probabilities.unsqueeze(0) if single else probabilities).movedim(1, -1)
-    matrix = torch.as_tensor(costs, dtype=torch.float64, device=rows.device)
-    if matrix.ndim != 2 or matrix.shape[0] != rows.shape[-1] or not matrix.shape[1]:
-        raise ValueError(
-            f"costs have shape {tuple(matrix.shape)}, and there are {rows.shape[-1]} classes; "
-            "expected a row for each true class and a column for each decision"
-        )
-    if not torch.as_tensor(costs).isfinite().all():
-        raise ValueError("costs hold NaN or infinity; expected finite numbers")
+    matrix = _cost_matrix(costs, rows)
     if rows.device.type == "cpu":
         _check_probabilities(rows)
     best = (rows.double() @ matrix).argmin(-1)
@@ -90,9 +86,9 @@ def tune_threshold(probabilities: Tensor, labels: Tensor, score: str | Score = "
     Reference:
         Lipton et al., Thresholding classifiers to maximize F1 score, 2014, arXiv:1402.1892.
     """
+    _check_floating("probabilities", probabilities)
+    _check_tensor("labels", labels)
     p, truth = probabilities.detach().cpu(), labels.detach().cpu()
-    if not p.is_floating_point():
-        raise TypeError(f"probabilities are {p.dtype}; expected a floating dtype")
     if truth.is_floating_point() or truth.is_complex():
         raise TypeError(f"labels are {truth.dtype}; expected bool, or integers 0 and 1")
     if p.ndim != 1 or p.shape != truth.shape or not len(p):
@@ -163,6 +159,8 @@ def tune_biases(
     """
     rows, target = _rows(logits, labels, ignore_index)
     classes, rate = rows.shape[1], named(score)
+    if start is not None:
+        _check_tensor("start", start)
     biases = rows.new_zeros(classes) if start is None else start.detach().cpu().double().clone()
     if biases.shape != (classes,):
         raise ValueError(f"start has shape {tuple(biases.shape)}; expected ({classes},)")
@@ -225,6 +223,47 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, ignore_index: int = -100)
     return 1 / high
 
 
+def _check_tensor(name: str, given: Any) -> None:
+    if not isinstance(given, Tensor):
+        verb = "are" if name.endswith("s") else "is"
+        raise TypeError(f"{name} {verb} {described(given)}; expected a tensor: torch.as_tensor(…)")
+
+
+def _check_floating(name: str, given: Any) -> None:
+    _check_tensor(name, given)
+    if not given.is_floating_point():
+        raise TypeError(f"{name} are {given.dtype}; expected a floating dtype")
+
+
+def _cost_matrix(costs: Any, rows: Tensor) -> Tensor:
+    """Costs as float64 (C, K), where the rows (…, C) are."""
+    classes = rows.shape[-1]
+    expected = (
+        "expected a row for each true class and a column for each decision, both in the order of "
+        "the class indices, as in [[0, 5], [100, 0]]"
+    )
+    try:
+        given = costs if isinstance(costs, Tensor) else torch.as_tensor(costs, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        given = None
+    if given is None or given.is_complex():
+        hint = ". Of a data frame in that order it is costs.to_numpy()" * hasattr(costs, "to_numpy")
+        raise TypeError(f"costs are {described(costs)}, no matrix of numbers; {expected}{hint}")
+    if given.ndim != 2 or given.shape[0] != classes or not given.shape[1]:
+        hint = ""
+        if given.ndim < 2:
+            hint = "; a threshold t of class c needs no costs: probabilities[:, c] >= t"
+        elif 1 in rows.shape:  # (N, 1), or (N,) as a single row
+            hint = "; of two classes probabilities have two columns: torch.stack([1 - p, p], -1)"
+        there = "is 1 class" if classes == 1 else f"are {classes} classes"
+        raise ValueError(
+            f"costs have shape {tuple(given.shape)}, and there {there}; {expected}{hint}"
+        )
+    if not given.isfinite().all():
+        raise ValueError("costs hold NaN or infinity; expected finite numbers")
+    return given.to(rows.device, torch.float64)
+
+
 def _check_probabilities(rows: Tensor) -> None:
     """Rows (…, C) that are no probabilities are logits, mostly."""
     room = 1e-3 if rows.dtype in (torch.float32, torch.float64) else 2e-2
@@ -248,8 +287,8 @@ def _between(ranks: Tensor) -> Tensor:
 
 def _rows(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     """What counts, checked: float64 (M, C) and int64 (M,), on the CPU."""
-    if not logits.is_floating_point():
-        raise TypeError(f"logits are {logits.dtype}; expected a floating dtype")
+    _check_floating("logits", logits)
+    _check_tensor("labels", labels)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels are {labels.dtype}; expected class indices: labels.long()")
     if logits.ndim < 2 or labels.shape != logits.shape[:1] + logits.shape[2:]:
