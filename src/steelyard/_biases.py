@@ -50,7 +50,7 @@ def named(score: str | Score) -> Score:
     """The score of that name, or the one that was given."""
     if callable(score):
         return score
-    if not isinstance(score, str) or score not in SCORES:
+    if score not in tuple(SCORES):  # whatever was given, also what has no hash
         raise ValueError(
             f"there is no score {score!r}; choose from: {', '.join(SCORES)}, or give a function "
             "of confusion matrices (…, C, C)"
