@@ -161,6 +161,43 @@ def test_options(row: Row, options: dict[str, Any], error: type[Exception], text
         row.function(logits, TARGET, **row.arguments, **options)
 
 
+def test_arguments_without_a_name() -> None:
+    every = "weight, ignore_index, label_smoothing, reduction, mean_over, empty, engine"
+    for loss, given, text in [
+        (
+            sy.FocalLoss,
+            (2.0,),
+            "FocalLoss() takes its arguments by name, as in FocalLoss(gamma=2.0). Its keywords are "
+            f"gamma, {every}",
+        ),
+        (sy.FocalLoss, (torch.ones(3),), "by name, as in FocalLoss(gamma=…). Its keywords are ga"),
+        (
+            sy.ClassBalancedLoss,
+            ([9, 1], 0.99),
+            "by name, as in ClassBalancedLoss(class_counts=…). Its keywords are class_counts, beta",
+        ),
+        (
+            sy.FocalLoss,
+            (LOGITS, TARGET),
+            "FocalLoss() takes its arguments by name; logits and target go into the call, "
+            "FocalLoss(…)(logits, target). Its keywords are gamma",
+        ),
+        (
+            sy.CrossEntropyLoss,
+            ([1.0, 2.0], "sum"),
+            "CrossEntropyLoss() takes all but the first of its arguments by name. Its keywords are "
+            f"{every}",
+        ),
+        (sy.CrossEntropyLoss, (LOGITS, TARGET), "the call, CrossEntropyLoss(…)(logits, target)"),
+        (sy.LogitAdjustedLoss, ([9, 1],), "as in LogitAdjustedLoss(class_counts=…)"),
+        (sy.AsymmetricLoss, (4, 1), "as in AsymmetricLoss(gamma_pos=…). Its keywords are gamma_"),
+        (sy.DiceLoss, ("sigmoid",), "as in DiceLoss(smooth=…)"),
+        (sy.DiceCELoss, (0.5, 0.5), "as in DiceCELoss(dice=…)"),
+    ]:
+        with raises(TypeError, text):
+            loss(*given)
+
+
 @each_row
 def test_unknown_keyword_lists_the_known_ones(row: Row) -> None:
     options = "weight, ignore_index, label_smoothing, reduction, mean_over, empty, engine"

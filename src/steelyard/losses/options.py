@@ -4,6 +4,7 @@ A family that means more by an option, or takes more of them, derives :class:`Op
 what it takes in a :class:`Keywords` of its own.
 """
 
+import functools
 import inspect
 import math
 import operator
@@ -168,7 +169,10 @@ class Keywords:
                 )
 
     def spell_out(self, public: Callable[..., Any]) -> None:
-        """Show the keywords behind ``**options`` in the signature that ``help`` reads."""
+        """Show the keywords behind ``**options`` in the signature that ``help`` reads.
+
+        A constructor also names them where it is given arguments without a name.
+        """
         more = self.defaults if isinstance(public, type) else {**self.defaults, **self.call}
         signature = inspect.signature(public)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -181,6 +185,35 @@ class Keywords:
             if name not in signature.parameters
         ]
         public.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+        if isinstance(public, type):
+            self._take_by_name(public)
+
+    def _take_by_name(self, public: type) -> None:
+        """Name the keyword, where Python would say that there are too many arguments."""
+        init: Callable[..., None] = public.__init__  # type: ignore[misc]
+        parameters = inspect.signature(public).parameters
+        names = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+        own = [name for name in names if name not in self.defaults]
+        most = len(parameters) - len(names)
+
+        @functools.wraps(init)
+        def checked(loss: object, *given: Any, **keywords: Any) -> None:
+            if len(given) <= most:
+                return init(loss, *given, **keywords)
+            name, first = public.__name__, given[most]
+            hint = ""
+            if len(given) > 1 and all(isinstance(each, Tensor) for each in given[:2]):
+                hint = f"; logits and target go into the call, {name}(…)(logits, target)"
+            elif own:
+                # Which of several was meant, nobody can tell.
+                known = len(own) == 1 and not isinstance(first, Tensor)
+                hint = f", as in {name}({own[0]}={reprlib.repr(first) if known else '…'})"
+            raise TypeError(
+                f"{name}() takes {'its' if most == 0 else 'all but the first of its'} arguments by "
+                f"name{hint}. Its keywords are {', '.join(parameters)}"
+            )
+
+        public.__init__ = checked  # type: ignore[misc]
 
 
 def check_number(
