@@ -76,7 +76,10 @@ def test_other_options_in_the_same_folder_are_refused(table, tmp_path, capsys):
     run(capsys, *arguments)
     code, printed, said = run(capsys, *arguments, "--epochs", "2")
     assert (code, printed) == (2, "")
-    assert "holds another study (epochs was 1, now 2); choose another --out" in said
+    assert (
+        "holds another study (epochs was 1, now 2); choose another folder (--out, in Python out=)"
+        in said
+    )
     with table.open("a") as file:
         file.write("0.5,red,rare\n")
     code, _, said = run(capsys, *arguments)
@@ -211,9 +214,9 @@ def test_names_are_never_markup(tmp_path, capsys):
         (["--seeds", "1000000000"], "1,000,000,000 seeds of 8 draws are 80,000,000,000 trainings"),
         (["--draws", "20000", "--hidden", "99999"], "20,000 networks with 61 features and 99,999"),
         (["--group", "360", "--hidden", "9999999"], "360 networks with 61 features and 9,999,999"),
-        (["--backend", "dask"], "a dask backend needs its scheduler: --address"),
+        (["--backend", "dask"], "a dask backend needs its scheduler: address (--address)"),
         (["--backend", "grid"], "backend is 'grid'; choose from: local, dask, ray"),
-        (["--address", "tcp://x:1"], "--address belongs to a cluster; add --backend dask"),
+        (["--address", "tcp://x:1"], "address (--address) belongs to a cluster; say which"),
         (["--network", "huge"], "network is 'huge'; choose from: small, standard, large"),
         (["--workers", "0"], "workers is 0; it must be a whole number, at least 1"),
     ],

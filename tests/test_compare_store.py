@@ -47,14 +47,17 @@ def test_another_study_is_refused_with_the_difference_named(tmp_path):
             store.claim(changed, {})
     assert str(caught.value) == (
         f"{tmp_path} holds another study (seeds was 5, now 6; losses was focal, vs, now focal); "
-        "choose another --out, or repeat the command it was made with to resume it"
+        "choose another folder (--out, in Python out=), or ask for the same study again to resume "
+        "it"
     )
 
 
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path):
     occupied = tmp_path / "file"
     occupied.write_text("")
-    with pytest.raises(StudyError, match=r"file is a file; name a folder for --out"):
+    with pytest.raises(
+        StudyError, match=r"file is a file; name a folder \(--out, in Python out=\)"
+    ):
         Store(occupied)
     with pytest.raises(StudyError, match="cannot be used: "):
         Store(occupied / "below")

@@ -34,9 +34,13 @@ def check_backend(workers: int | None, backend: str, address: str | None) -> Non
     if backend not in BACKENDS:
         raise StudyError(f"backend is {backend!r}; choose from: {', '.join(BACKENDS)}")
     if backend == "dask" and not address:
-        raise StudyError("a dask backend needs its scheduler: --address tcp://HOST:8786")
+        raise StudyError(
+            "a dask backend needs its scheduler: address (--address), as in tcp://HOST:8786"
+        )
     if backend == "local" and address:
-        raise StudyError("--address belongs to a cluster; add --backend dask or --backend ray")
+        raise StudyError(
+            "address (--address) belongs to a cluster; say which: backend (--backend) dask or ray"
+        )
 
 
 def fitting_workers(device: str, each: int) -> int:

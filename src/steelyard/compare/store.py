@@ -16,6 +16,7 @@ from steelyard._results import Cell, read_cell
 from steelyard.compare.study import StudyError
 
 FILE = "study.sqlite"
+_OUT = " (--out, in Python out=)"  # the option that names the folder
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS study (id INTEGER PRIMARY KEY CHECK (id = 1), value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS cell (
@@ -44,7 +45,7 @@ class Store:
         self.damaged: list[str] = []
         with self._explained():
             if folder is not None and folder.is_file():
-                raise StudyError(f"{folder} is a file; name a folder for --out")
+                raise StudyError(f"{folder} is a file; name a folder{_OUT}")
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(folder / FILE if folder else ":memory:")
@@ -94,8 +95,8 @@ class Store:
         before = self._claimed(row[0], claim)
         if changes := list(_differences(before, claim)):
             raise StudyError(
-                f"{self.folder} holds another study ({'; '.join(changes)}); choose another --out, "
-                "or repeat the command it was made with to resume it"
+                f"{self.folder} holds another study ({'; '.join(changes)}); choose another folder"
+                f"{_OUT}, or ask for the same study again to resume it"
             )
         return dict(before["chosen"])
 
@@ -112,7 +113,7 @@ class Store:
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             raise StudyError(
                 f"{self._file} is damaged: the row of table study cannot be read ({error!r}); "
-                "choose another --out, or remove the file to begin anew"
+                f"choose another folder{_OUT}, or remove the file to begin anew"
             ) from error
         return dict(before)
 
@@ -179,21 +180,21 @@ class Store:
                 return f"{self._file} could not be written or read ({error}); {advice}"
         return (
             f"{self._file} is damaged, or no study of this Steelyard ({error}); choose another "
-            "--out, or remove the file to begin anew"
+            f"folder{_OUT}, or remove the file to begin anew"
         )
 
 
 _CENTURY = 3e9  # seconds: more is damage
-_SAFE = "what was finished before is safe, and the same command resumes it"
+_SAFE = "what was finished before is safe, and the same study resumes it"
 _ADVICE = {  # by the beginning of SQLite's name for an error
     "SQLITE_FULL": _SAFE,
-    "SQLITE_IOERR": "once the disk answers again, the same command resumes what was finished",
+    "SQLITE_IOERR": "once the disk answers again, the same study resumes what was finished",
     "SQLITE_NOMEM": _SAFE,
     "SQLITE_BUSY": "another process works on this study: wait for it",
     "SQLITE_LOCKED": "another process works on this study: wait for it",
     "SQLITE_READONLY": "what was finished before is there: copy the folder to where it can be "
-    "written, and name that with --out",
-    "SQLITE_CANTOPEN": "make the folder readable and writable, or choose another --out",
+    f"written, and name that{_OUT}",
+    "SQLITE_CANTOPEN": f"make the folder readable and writable, or choose another{_OUT}",
 }
 
 
