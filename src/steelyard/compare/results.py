@@ -51,6 +51,7 @@ _DEAR = 0.03  # of accuracy: more than a few points are said
 _CHANCE = 0.02
 # Below this ROC AUC an order may as well be that of a network that is not trained yet.
 _ORDERED = 0.8
+_FEW_TEST_ROWS = 20  # of a class: with fewer, one row moves its recall by more than five points
 _PRICED = ("balanced_accuracy", "macro_f1", "accuracy")
 
 
@@ -86,6 +87,7 @@ def verdict_of(
     classes: Sequence[str],
     order: Callable[[], float | None],
     more: Sequence[str] = (),
+    positive: int | None = None,
 ) -> Verdict:
     """The entry `verdict`.
 
@@ -99,6 +101,7 @@ def verdict_of(
             against the rest; None where nothing is known of it. Asked only where decisions are at
             chance.
         more: sentences to add.
+        positive: of two classes, the position of the one that is looked for.
     """
     named = {entry["name"]: entry["title"] for entry in entries}
     preferred = BY_COSTS if BY_COSTS in named else None
@@ -110,6 +113,7 @@ def verdict_of(
             *found.sentences,
             *more,
             *_chance(entries, classes, order),
+            *_found(found.recommended, entries, classes, positive),
             *_price(select, found.recommended, entries, titles),
             *_cautions(select, found.recommended, entries),
             *_probabilities(found.recommended, entries),
@@ -119,6 +123,64 @@ def verdict_of(
         "recommended": found.recommended,
         "code": code[found.recommended] if found.recommended else None,
     }
+
+
+def few_test_rows(counts: Sequence[int], classes: Sequence[str]) -> list[str]:
+    """That the recall of some class moves in coarse steps, in one sentence; none where none does.
+
+    Args:
+        counts: (C,) test rows of one seed.
+        classes: their names.
+    """
+    few = [c for c, n in enumerate(counts) if n < _FEW_TEST_ROWS]
+    if not few:
+        return []
+    least = min(few, key=lambda c: counts[c])
+    rows, name = int(counts[least]), classes[least]
+    steps = f"its recall moves in steps of {100 / rows:.0f} points" if rows else "it has no recall"
+    if len(few) == 1:
+        return [f"The test rows hold {rows or 'none'} of class {name}: {steps}."]
+    return [
+        f"{len(few)} classes have fewer than {_FEW_TEST_ROWS} test rows; class {name} "
+        f"has {rows or 'none'}: {steps}."
+    ]
+
+
+def _found(
+    recommended: str | None,
+    entries: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    positive: int | None,
+) -> list[str]:
+    """Recall and precision of the positive class as the recommended candidate decides."""
+    if recommended is None or positive is None:
+        return []
+    cells = {entry["name"]: entry["seeds"] for entry in entries}
+    named = repr(classes[positive])
+    said = [
+        _recall_and_precision(cells[name], positive, named)
+        for name in dict.fromkeys((recommended, BASELINE))
+    ]
+    beside = f" (cross-entropy: {said[1]})" if len(said) > 1 else ""
+    return [f"Recall and precision of {named} on the test rows: {said[0]}{beside}."]
+
+
+def _recall_and_precision(cells: Sequence[Cell], positive: int, named: str) -> str:
+    """Both as means over seeds; precision over those where any row is called positive."""
+    done = [cell for cell in cells if cell["status"] == "done"]
+    recall, precision = (
+        [value for value in values if value is not None]
+        for values in (
+            [cell["recall"][positive] for cell in done],
+            [cell["precision"][positive] for cell in done],
+        )
+    )
+    if not recall:
+        return "unknown"
+    found = _units.in_words("recall", sum(recall) / len(recall))
+    if not precision:
+        return f"{found} and no precision, for no row is called {named}"
+    return f"{found} and {_units.in_words('precision', sum(precision) / len(precision))}"
 
 
 def _price(

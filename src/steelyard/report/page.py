@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from steelyard import _units
 from steelyard._files import write_atomically
 from steelyard._results import read_results
-from steelyard.report import diagnosis, numbers, outcomes, rankings, tables
+from steelyard.report import classes, diagnosis, numbers, opening, outcomes, rankings, tables
 from steelyard.report.reading import Reading
 from steelyard.report.style import DARK, Picture
 
@@ -68,6 +68,8 @@ def render(results: Mapping[str, Any]) -> str:
     return template.render(
         reading=reading,
         results=results,
+        opening=opening,
+        classes=classes,
         tables=tables,
         numbers=numbers,
         units=_units,

@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from steelyard import _units
-from steelyard._results import BASELINE, Comparison, Interval, Tried, chosen_trial
+from steelyard._results import Comparison, Tried, chosen_trial
 from steelyard.report import numbers
 from steelyard.report.reading import (
     Entry,
     Reading,
-    confusion,
     done,
     option_names,
 )
 
 _MARKS = {"better": "▲", "worse": "▼", "no detectable difference": "=", "failed": "✕"}
-_MISTAKES = 10
 
 
 class Cell(NamedTuple):
@@ -26,14 +24,6 @@ class Cell(NamedTuple):
     value: str
     range: str = ""
     best: bool = False
-
-
-class Fact(NamedTuple):
-    """One number of the verdict."""
-
-    label: str
-    value: str
-    note: str = ""
 
 
 class Judged(NamedTuple):
@@ -49,110 +39,9 @@ class Judged(NamedTuple):
     seeds: int
 
 
-def headline(reading: Reading) -> str:
-    """The verdict in a few words."""
-    verdict = reading.results["verdict"]
-    if verdict["recommended"] is not None:
-        return f"Use {_decapitalised(reading.title(verdict['recommended']))}"
-    return "Nothing finished" if verdict["best"] is None else "No verdict yet"
-
-
-def facts(reading: Reading) -> list[Fact]:
-    """What speaks for the verdict: the candidate beside cross-entropy."""
-    baseline, other = reading.baseline, _rival(reading)
-    score = reading.select
-    found = [
-        Fact(
-            entry["title"],
-            _with_unit(score, entry["scores"][score]["mean"]),
-            _named_interval(numbers.interval(score, entry["scores"][score])),
-        )
-        for entry in (baseline, other)
-        if entry is not None
-    ]
-    if baseline is None or other is None:
-        return found
-    row = reading.against_baseline(score).get(other["name"])
-    if row is not None and row["difference"]["mean"] is not None:
-        found.append(
-            Fact(
-                "Difference",
-                f"{numbers.score(score, row['difference']['mean'], change=True)} "
-                f"{_units.step(score)}".strip(),
-                _named_interval(numbers.difference(score, row["difference"])) or row["judgement"],
-            )
-        )
-    rarest = reading.rarest
-    before, after = (entry["recall"][rarest]["mean"] for entry in (baseline, other))
-    rows = reading.counts[rarest]
-    found.append(
-        Fact(
-            "Recall of the rarest class",
-            f"{numbers.percent(before, 0)} → {numbers.percent(after, 0)} %",
-            f"{reading.classes[rarest]}: {numbers.whole(rows)} training row{'s' * (rows != 1)}",
-        )
-    )
-    return found
-
-
-def _rival(reading: Reading) -> Entry | None:
-    """Whom the facts set beside cross-entropy: the recommended, else the best, if another."""
-    verdict = reading.results["verdict"]
-    for name in (verdict["recommended"], verdict["best"]):
-        if name is not None and name != BASELINE:
-            return reading.by_name[name]
-    return None
-
-
-def _with_unit(score: str, mean: float | None) -> str:
-    unit = f" {_units.unit(score)}" if _units.step(score) else ""
-    return numbers.score(score, mean) + unit * (mean is not None)
-
-
-def _named_interval(text: str) -> str:
-    return f"95 % interval {text}" if text else ""
-
-
-def sentences(reading: Reading) -> list[str]:
-    """The verdict's sentences, but for one that only repeats the headline."""
-    verdict = reading.results["verdict"]
-    name = verdict["recommended"]
-    headline = None if name is None else f"Use {reading.title(name)}."
-    return [sentence for sentence in verdict["sentences"] if sentence != headline]
-
-
-def caution(reading: Reading) -> str | None:
-    """What to bear in mind where cross-entropy is recommended though others look better."""
-    if reading.results["verdict"]["recommended"] != BASELINE:
-        return None
-    rows = reading.against_baseline(reading.select).values()
-    above = sum(
-        row["judgement"] == "no detectable difference" and _clear(reading.select, row)
-        for row in rows
-    )
-    if not above:
-        return None
-    return (
-        f"Not settled: intervals of {above} of {len(rows)} candidates lie "
-        f"{'above' if _units.sign(reading.select) > 0 else 'below'} cross-entropy, "
-        "until they are corrected for trying so many. More seeds may tell."
-    )
-
-
-def _clear(score: str, row: Comparison) -> bool:
-    """Whether the whole interval is better than cross-entropy."""
-    ends = (row["difference"]["low"], row["difference"]["high"])
-    return all(_units.sign(score) * (end or 0) > 0 for end in ends)
-
-
 def capitalised(title: str) -> str:
     """A title at the beginning of a line; the rest keeps its letters, as F1 needs."""
     return title[:1].upper() + title[1:]
-
-
-def _decapitalised(title: str) -> str:
-    """A title inside a sentence; acronyms keep their capitals."""
-    return title if title[:2].isupper() else title[:1].lower() + title[1:]
 
 
 def columns(reading: Reading) -> list[tuple[str, str, str]]:
@@ -256,39 +145,6 @@ def _judged(score: str, row: Comparison) -> Judged:
     )
 
 
-def recalls(reading: Reading) -> list[tuple[str, str, list[Cell]]]:
-    """Class, training rows, and each finished candidate's recall; the rarest class first."""
-    return [
-        (
-            reading.classes[c],
-            numbers.whole(reading.counts[c]),
-            [
-                Cell(
-                    numbers.percent(entry["recall"][c]["mean"]),
-                    numbers.interval("recall", entry["recall"][c]),
-                )
-                for entry in reading.finished
-            ],
-        )
-        for c in reversed(reading.by_frequency)
-    ]
-
-
-def overlaps(reading: Reading) -> list[tuple[str, list[tuple[Cell, Cell]]]]:
-    """Class, and each finished candidate's IoU and Dice; the rarest class first."""
-    entries = [(e["iou"], e["dice"]) for e in reading.finished if e.get("iou") and e.get("dice")]
-    if not entries:
-        return []
-    return [
-        (reading.classes[c], [(_of_class(iou[c]), _of_class(dice[c])) for iou, dice in entries])
-        for c in reversed(reading.by_frequency)
-    ]
-
-
-def _of_class(found: Interval) -> Cell:
-    return Cell(numbers.percent(found["mean"]), numbers.interval("recall", found))
-
-
 def pictured(reading: Reading) -> list[tuple[str, list[tuple[str, str]]]]:
     """Test images: a title, and pictures with what they show, cross-entropy's before the lead's."""
     panel = reading.results.get("panel")
@@ -323,29 +179,6 @@ def trainings(reading: Reading) -> list[tuple[str, str]]:
     """Candidates that trained a network, and what one training took."""
     each = reading.results["times"].get("trainings", {})
     return [(reading.title(name), f"{seconds:.3g} s") for name, seconds in each.items()]
-
-
-def mistakes(reading: Reading) -> list[tuple[str, str, str, str]]:
-    """The lead's largest shares of a class taken for another: true, taken for, share, rows."""
-    if reading.lead is None:
-        return []
-    matrix = confusion(reading.lead)
-    found = [
-        (count / sum(row), count, true, guess)
-        for true, row in enumerate(matrix)
-        for guess, count in enumerate(row)
-        if count and true != guess
-    ]
-    found.sort(key=lambda item: (-item[0], -item[1], item[2], item[3]))
-    return [
-        (
-            reading.classes[true],
-            reading.classes[guess],
-            numbers.percent(share),
-            f"{numbers.whole(count)} of {numbers.whole(sum(matrix[true]))}",
-        )
-        for share, count, true, guess in found[:_MISTAKES]
-    ]
 
 
 def chosen(reading: Reading) -> list[tuple[Tried, list[tuple[str, str, str, str]]]]:

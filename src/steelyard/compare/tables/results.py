@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
+
 from steelyard._results import (
     BASELINE,
     SCHEMA,
@@ -26,7 +28,7 @@ from steelyard.compare.candidates import candidate
 from steelyard.compare.code import Told, python_lines
 from steelyard.compare.evidence import RepeatedSplits, compare, interval
 from steelyard.compare.machine import environment
-from steelyard.compare.results import failures, score_names, verdict_of
+from steelyard.compare.results import failures, few_test_rows, score_names, verdict_of
 from steelyard.compare.scores import Scoring
 from steelyard.compare.study import Candidate
 from steelyard.compare.tables.data import Data
@@ -76,6 +78,8 @@ def assemble(
         titles,
         facts["classes"],
         lambda: baseline["scores"]["roc_auc"]["mean"],
+        _judged_by(study),
+        scoring.positive if scoring.classes == 2 else None,
     )
     beside, said = _references(study, rows, overlap, scoring, entries, verdict)
     results: Results = {
@@ -133,6 +137,16 @@ def _references(
     }, said
 
 
+def _judged_by(study: Study) -> list[str]:
+    """That costs alone judge nothing: whoever gives some may think that they do."""
+    if study.costs is None or study.select == "mean_cost":
+        return []
+    return [
+        f"Judged by {study.select_title}, not by the costs: --select mean_cost (in Python "
+        "select='mean_cost') judges by them."
+    ]
+
+
 def _as_run(study: Study, first: Prepared) -> dict[str, Any]:
     """The options, with what the rows decided in the place of None."""
     shape = study.shape(first.width, first.numeric, len(first.counts))
@@ -145,6 +159,7 @@ def _as_run(study: Study, first: Prepared) -> dict[str, Any]:
 
 
 def _facts(data: Data, first: Prepared) -> DataFacts:
+    tested = np.bincount(first.test.labels, minlength=len(data.classes)).tolist()
     split: Split = {
         "train": len(first.train.labels),
         "validation": len(first.validation.labels),
@@ -160,7 +175,7 @@ def _facts(data: Data, first: Prepared) -> DataFacts:
         "counts": data.counts().tolist(),
         "train_counts": first.counts.tolist(),
         "split": split,
-        "notes": list(data.notes),
+        "notes": [*data.notes, *few_test_rows(tested, data.classes)],
     }
 
 

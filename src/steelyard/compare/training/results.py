@@ -35,7 +35,7 @@ from steelyard.compare.evidence import (
     interval,
 )
 from steelyard.compare.machine import environment
-from steelyard.compare.results import failures, score_names, verdict_of
+from steelyard.compare.results import failures, few_test_rows, score_names, verdict_of
 from steelyard.compare.training import head_only
 from steelyard.compare.training.judging import Judge, Judged, titles
 from steelyard.compare.training.methods import Method
@@ -107,6 +107,7 @@ def assemble(
             _detectable(
                 comparisons[plan.select], {e["name"]: e["title"] for e in entries}, plan.seeds
             ),
+            _positive(problem),
         ),
         "failures": failures({name: [one.cell for one in row] for name, row in judged.items()}),
         "times": dict(times),
@@ -327,12 +328,22 @@ def notes(problem: Problem, plan: Plan, facts: Facts, judge_: Judge) -> list[str
                 f"{len(few)} {plural} fewer than {_FEW_ROWS} validation rows; "
                 f"{facts.classes[least]} has {counts[least]}: {known}."
             )
+        tested = problem.testing.targets.counts(split.test)
+        found += few_test_rows(tested.tolist(), facts.classes)
     if plan.tune == "once" and plan.seeds > 1:
         found.append(
             "Hyper-parameters were tuned on the first seed alone: what another tuning would have "
             "found is not in the intervals."
         )
     return found
+
+
+def _positive(problem: Problem) -> int | None:
+    """Of two classes of rows, the rarer one."""
+    if problem.kind != "classes" or problem.classes != 2:
+        return None
+    first, second = problem.training.targets.counts()
+    return int(second <= first)
 
 
 def _detectable(

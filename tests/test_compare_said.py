@@ -1,0 +1,133 @@
+"""What a study says of itself: few test rows, what the decision finds, and what judged."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from network_cases import SPACE, sgd
+from torch.utils.data import TensorDataset
+
+from steelyard import compare
+from steelyard.compare import results
+from steelyard.report import render
+
+COSTS = {"honest": {"fraud": 5}, "fraud": {"honest": 100}}
+
+
+def payments(rows=400, frauds=20):
+    rng = np.random.default_rng(0)
+    labels = np.array(["honest"] * (rows - frauds) + ["fraud"] * frauds)
+    return rng.normal(size=(rows, 3)) + 2.5 * (labels == "fraud")[:, None], labels
+
+
+@pytest.fixture(scope="module")
+def study():
+    quick = {"seeds": 5, "draws": 1, "epochs": 30, "network": "small", "references": []}
+    return compare.run(*payments(), losses=[], costs=COSTS, **quick)
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ([20, 300, 26], None),
+        ([400, 19, 30], "The test rows hold 19 of class b: its recall moves in steps of 5 points."),
+        ([400, 4, 30], "The test rows hold 4 of class b: its recall moves in steps of 25 points."),
+        ([400, 0, 30], "The test rows hold none of class b: it has no recall."),
+        (
+            [6, 4, 30],
+            "2 classes have fewer than 20 test rows; class b has 4: its recall moves in steps of "
+            "25 points.",
+        ),
+    ],
+)
+def test_few_test_rows_are_said_and_enough_are_not(counts, said):
+    assert results.few_test_rows(counts, "abc") == [said] * (said is not None)
+
+
+def test_a_table_says_how_coarse_the_recall_is(study):
+    note = "The test rows hold 4 of class fraud: its recall moves in steps of 25 points."
+    assert study.results["data"]["notes"] == [note]
+    assert note in str(study).splitlines()
+    assert note in render(study.results)
+
+
+def test_costs_that_do_not_judge_are_said_to(study):
+    said = (
+        "Judged by balanced accuracy, not by the costs: --select mean_cost (in Python "
+        "select='mean_cost') judges by them."
+    )
+    assert said in study.results["verdict"]["sentences"]
+    assert said.replace("'", "&#39;") in render(study.results)
+
+
+def test_a_verdict_on_two_classes_has_recall_and_precision_of_the_rarer(study):
+    found = study.results
+    recommended = found["verdict"]["recommended"]
+    means = {}
+    for entry in found["candidates"]:
+        matrices = np.array([cell["confusion"] for cell in entry["seeds"]])  # fraud before honest
+        right = matrices[:, 0, 0]
+        with np.errstate(invalid="ignore"):
+            shares = right / matrices[:, 0].sum(1), right / matrices[:, :, 0].sum(1)
+        means[entry["name"]] = [100 * np.nanmean(share) for share in shares]
+    (recall, precision), plain = means[recommended], means["cross-entropy"]
+    assert recommended != "cross-entropy"
+    assert (
+        f"Recall and precision of 'fraud' on the test rows: {recall:.1f} % and {precision:.1f} % "
+        f"(cross-entropy: {plain[0]:.1f} % and {plain[1]:.1f} %)."
+    ) in found["verdict"]["sentences"]
+
+
+def test_precision_where_the_class_is_never_called():
+    silent = {"status": "done", "recall": [1.0, 0.0], "precision": [0.9, None]}
+    cells = [silent, {"status": "failed"}]
+    entries = [{"name": "cross-entropy", "seeds": cells}]
+    assert results._found("cross-entropy", entries, ("honest", "fraud"), 1) == [
+        "Recall and precision of 'fraud' on the test rows: 0.0 % and no precision, for no row is "
+        "called 'fraud'."
+    ]
+    once = {"status": "done", "recall": [1.0, 0.5], "precision": [0.9, 0.25]}
+    entries.append({"name": "post-hoc", "seeds": [silent, once]})
+    assert results._found("post-hoc", entries, ("honest", "fraud"), 1) == [
+        "Recall and precision of 'fraud' on the test rows: 25.0 % and 25.0 % (cross-entropy: 0.0 % "
+        "and no precision, for no row is called 'fraud')."
+    ]
+    assert results._found(None, entries, ("honest", "fraud"), 1) == []
+    assert results._found("post-hoc", entries, "abc", None) == []
+
+
+def test_the_page_has_precision_and_recall_of_each_class(study):
+    page = render(json.loads(json.dumps(study.results)))
+    table = page[page.index("Precision and recall of each class") :].split("</table>")[0]
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', table, re.DOTALL)
+    assert [name for name, _ in rows] == ["fraud", "honest"]
+    by_name = {entry["name"]: entry for entry in study.results["candidates"]}
+    shown = re.findall(r"<td>(.*?)</td>", rows[0][1])
+    expected = []
+    for name in ("cross-entropy", study.results["verdict"]["recommended"]):
+        for share in ("precision", "recall"):
+            known = [c[share][0] for c in by_name[name]["seeds"] if c[share][0] is not None]
+            expected.append(f"{100 * np.mean(known):.1f}")
+    assert shown == [*map(str, (12,)), *expected]
+
+
+def test_a_network_says_the_same():
+    features, labels = payments(200, 30)
+    data = TensorDataset(torch.tensor(features).float(), torch.tensor(labels == "fraud").long())
+    study = compare.networks(
+        lambda: torch.nn.Linear(3, 2),
+        train=data,
+        losses=[],
+        classes=["honest", "fraud"],
+        optimizer=sgd,
+        space={item.name: item.default for item in SPACE},
+        epochs=3,
+        draws=1,
+        seeds=5,
+        progress=False,
+    )
+    text = " ".join(str(study).split())
+    assert "The test rows hold 6 of class fraud: its recall moves in steps of 17 points." in text
+    assert "Recall and precision of 'fraud' on the test rows: " in text
