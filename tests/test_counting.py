@@ -266,6 +266,49 @@ class TestNames:
             ),
             (["a", "b", "c"], {"num_classes": 2}, ValueError, "'c' at position 2 is one name too "),
             (["a", "b"], {"num_classes": 3}, ValueError, "num_classes=3, but only 2 names occur"),
+            (
+                ["a"],
+                {"num_classes": "3"},
+                TypeError,
+                "num_classes is '3'; expected a whole number, h",
+            ),
+            (["a"], {"num_classes": ["a"]}, TypeError, r"num_classes is \['a'\]; expected a whole"),
+            (
+                ["a"],
+                {"num_classes": torch.ones(2)},
+                TypeError,
+                r"is tensor\(\[1., 1.\]\); expected a",
+            ),
+            (
+                ["a"],
+                {"num_classes": 2.0},
+                TypeError,
+                "num_classes is 2.0; expected a whole number, ",
+            ),
+            (
+                [0],
+                {"ignore_index": [255]},
+                TypeError,
+                r"ignore_index is \[255\]; expected a whole number, the one label that is not coun",
+            ),
+            (
+                [0],
+                {"ignore_index": 255.0},
+                TypeError,
+                "ignore_index is 255.0; expected a whole num",
+            ),
+            (
+                [[0]],
+                {"ignore_index": "a", "multi_label": True},
+                TypeError,
+                "ignore_index is 'a'; ex",
+            ),
+            (
+                ClassCounts([3, 1]),
+                {},
+                TypeError,
+                "and this is a ClassCounts; .* take counts as they",
+            ),
             (["a"], {"ignore_index": 0}, ValueError, "ignore_index=0 is a class index, but the la"),
         ],
     )
@@ -449,6 +492,52 @@ def test_a_void_label_that_is_counted_is_named():
         count_classes(torch.tensor([[[0, 255], [0, 0]]]))
 
 
+ONE_HOT = torch.eye(3, dtype=torch.long)[torch.tensor([0, 2, 1, 0])]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ONE_HOT,
+        ONE_HOT.bool().numpy(),
+        ONE_HOT.tolist(),
+        DataLoader(TensorDataset(ONE_HOT, ONE_HOT), 3),
+        MapStyle(ONE_HOT, ONE_HOT),
+    ],
+)
+def test_one_hot_labels_are_named(source):
+    text = (
+        "each row of the labels has a single 1 among zeros, and 0 and 1 are counted as the classes:"
+        " if that is one-hot, count the class indices, labels.argmax(1); if 0 and 1 are the "
+        "classes, num_classes=2 says so"
+    )
+    for options in ({}, {"num_classes": 3}):
+        with pytest.warns(UserWarning, match=re.escape(text)):
+            assert list(count_classes(source, **options))[:2] == [8, 4]
+    assert list(count_classes(source, num_classes=2)) == [8, 4]
+
+
+def test_what_is_not_one_hot_is_counted_without_a_word():
+    for labels in (
+        ONE_HOT[:3],  # not more rows than columns
+        torch.cat([ONE_HOT, ONE_HOT[:1] * 0]),
+        torch.cat([ONE_HOT, ONE_HOT[:1] + ONE_HOT[1:2]]),
+        torch.cat([ONE_HOT, torch.tensor([[0, 2, 0]])]),
+        ONE_HOT[:, :, None].expand(4, 3, 1).contiguous(),  # masks
+        torch.ones(4, 1, dtype=torch.long),
+    ):
+        count_classes(labels)  # warnings are errors
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 255], [*range(127), 255], [1, 3, 255], [0, 255, 255]])
+def test_a_void_label_of_flattened_masks_is_named(labels):
+    text = "if 255 marks what is not to count, pass ignore_index=255; if it is a class, num_classes"
+    with pytest.warns(UserWarning, match=re.escape(text)) as told:
+        assert len(count_classes(torch.tensor(labels))) == 256
+    assert told[0].filename == __file__
+    assert ("by (mask > 0)" in str(told[0].message)) == (1 not in labels)
+
+
 @pytest.mark.parametrize(
     ("labels", "options"),
     [
@@ -456,7 +545,12 @@ def test_a_void_label_that_is_counted_is_named():
         ([[[0, 255]]], {"ignore_index": 255}),
         ([[[0, 254, 255]]], {}),
         ([[[0, 100]]], {}),
-        ([0, 255], {}),  # one label per sample: a class like any other
+        ([0, 1, 255], {"num_classes": 256}),
+        # Some labels of 256 classes: a gap that is not so wide, or one among many.
+        ([*range(128), 255], {}),
+        ([0, 4, 255], {}),
+        ([255], {}),
+        ([0, 1, 254, 255], {}),
     ],
 )
 def test_what_may_be_a_class_is_counted_without_a_word(labels, options):

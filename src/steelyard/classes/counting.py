@@ -1,7 +1,8 @@
 """count_classes: labels of any source counted exactly, in constant memory."""
 
-import warnings
+import reprlib
 from collections.abc import Iterable
+from operator import index
 from typing import Any, NoReturn
 
 import torch
@@ -12,6 +13,7 @@ from steelyard.classes.counts import ClassCounts
 from steelyard.classes.labels import LabelReader
 from steelyard.classes.numbers import LARGEST_CLASS
 from steelyard.classes.sources import Piece, pieces
+from steelyard.classes.warning import tell
 
 _BLOCK = 1 << 20  # elements counted at once
 _VOID = 255  # what marks pixels without a label in most masks of 8 bits
@@ -55,14 +57,16 @@ def count_classes(
         Exact counts and support, on the CPU; of several labels counts and total.
 
     Raises:
-        TypeError: A source that holds no labels, or labels that are neither integers nor strings.
+        TypeError: A source that holds no labels, labels that are neither integers nor strings, or
+            ``num_classes`` or ``ignore_index`` that is no whole number.
         ValueError: A missing label (None or NaN), no label at all with ``num_classes=None``, or
             another number of names than ``num_classes``.
         IndexError: A label outside 0..C-1 that is not ``ignore_index``, with its position.
 
     Warns:
-        UserWarning: the highest label of masks is 255, and none is just below it. Without
-            ``num_classes`` and ``ignore_index`` it counts as a class, but it likely marks void.
+        UserWarning: the highest label of masks is 255, and none is just below it; or that of plain
+            labels, and all others are far below it. Without ``num_classes`` and ``ignore_index``
+            it counts as a class, but it likely marks void. Or rows of labels look one-hot.
 
     Example:
         >>> masks = torch.tensor([[[0, 0, 1], [0, 2, 255]]], dtype=torch.uint8)
@@ -73,8 +77,11 @@ def count_classes(
           1          1  20.00%
           2          1  20.00%
     """
+    num_classes = _whole("num_classes", num_classes, "how many classes there are")
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"num_classes={num_classes}; expected at least 1")
+    if not (multi_label and isinstance(ignore_index, float)):  # of several labels NaN is one too
+        ignore_index = _whole("ignore_index", ignore_index, "the one label that is not counted")
     if multi_label:
         missing = -1 if ignore_index is None else ignore_index
         return count_cells(source, num_classes, missing, _rich_progress if progress else _silent)
@@ -90,22 +97,44 @@ def count_classes(
         )
     if num_classes is None:
         _warn_of_void(tally)
+    if tally.one_hot and num_classes != 2:
+        tell(
+            "each row of the labels has a single 1 among zeros, and 0 and 1 are counted as the "
+            "classes: if that is one-hot, count the class indices, labels.argmax(1); if 0 and 1 "
+            "are the classes, num_classes=2 says so"
+        )
     return ClassCounts(tally.counts, tally.support)
 
 
+def _whole(name: str, given: Any, meaning: str) -> int | None:
+    try:
+        return None if given is None else index(given)
+    except TypeError:
+        raise TypeError(
+            f"{name} is {reprlib.repr(given)}; expected a whole number, {meaning}"
+        ) from None
+
+
 def _warn_of_void(tally: "_Tally") -> None:
-    """Say that 255 is counted, where it stands apart from the other classes of masks."""
+    """Say that 255 is counted, where it stands apart from the other classes."""
     counts = tally.counts
+    if len(counts) != _VOID + 1 or counts[_VOID - 1]:
+        return
+    below = counts[:_VOID].nonzero().flatten()
     of_masks = not torch.equal(counts, tally.support)
-    if of_masks and len(counts) == _VOID + 1 and not counts[_VOID - 1]:
-        binary = not counts[1:_VOID].any()
-        warnings.warn(
-            f"{_VOID} is counted as a class of its own, and {_VOID - 1} occurs nowhere: if {_VOID} "
-            f"marks pixels that are not to count, pass ignore_index={_VOID}; if it is a class, "
-            f"num_classes={_VOID + 1} says so"
-            + ("; masks of 0 and 255 become class indices by (mask > 0)" if binary else ""),
-            stacklevel=3,
-        )
+    # A few plain labels of 256 classes have gaps, too. Not so one gap as wide as all classes below
+    # it, most of which are there: flattened masks are like that.
+    if not of_masks and (
+        not len(below) or below[-1] >= _VOID // 2 or 2 * len(below) <= int(below[-1])
+    ):
+        return
+    binary = below.tolist() == [0]
+    tell(
+        f"{_VOID} is counted as a class of its own, and {_VOID - 1} occurs nowhere: if {_VOID} "
+        f"marks {'pixels that are' if of_masks else 'what is'} not to count, pass "
+        f"ignore_index={_VOID}; if it is a class, num_classes={_VOID + 1} says so"
+        + ("; masks of 0 and 255 become class indices by (mask > 0)" if binary else "")
+    )
 
 
 def _in_sorted_order(
@@ -134,6 +163,14 @@ class _Tally:
         self._ignore_index = ignore_index
         self.counts = torch.zeros(num_classes or 0, dtype=torch.int64)
         self.support = torch.zeros(num_classes or 0, dtype=torch.int64)
+        self._one_hot = True  # as far as was seen
+        self._seen = (0, 0)  # rows and columns
+
+    @property
+    def one_hot(self) -> bool:
+        """Whether all labels are rows with a single 1, and more rows than columns."""
+        rows, columns = self._seen
+        return self._one_hot and rows > columns > 1
 
     def add(self, labels: Tensor, piece: Piece) -> None:
         if labels.numel() == 0:
@@ -153,6 +190,10 @@ class _Tally:
         limit = LARGEST_CLASS if self._num_classes is None else self._num_classes
         if low < 0 or high >= limit:
             self._refuse(labels, piece, limit)
+        if self._one_hot:
+            flat = labels.dim() == (1 if piece.one_sample else 2)
+            self._one_hot = flat and high == 1 and bool((block.sum(1) == 1).all())
+            self._seen = self._seen[0] + len(block), block.shape[1]
         self._grow_to(high + 1)
         bins = len(self.counts) + 1
         if ignored is not None:  # a bin of their own, which is then dropped

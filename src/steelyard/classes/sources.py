@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from steelyard.classes.counts import ClassCounts
+
 LABEL_KEYS = ("labels", "label", "target")
 _SLICE = 1 << 18  # elements of an array or list that become one piece
 
@@ -85,7 +87,8 @@ def _holds_no_labels(source: Any) -> bool:
     if isinstance(source, Dataset):
         return False
     # Iterating over a table or a mapping yields its column names and keys: not labels.
-    return isinstance(source, str | bytes | Mapping | Tensor) or hasattr(source, "columns")
+    no_labels = isinstance(source, str | bytes | Mapping | Tensor | ClassCounts)
+    return no_labels or hasattr(source, "columns")
 
 
 def _slices(source: Any, watch: Watch) -> Iterator[Piece]:
@@ -171,10 +174,10 @@ def _not_a_source(source: Any) -> str:
         "labels as a tensor, array, list or column, a Dataset, a DataLoader, or an iterable of "
         "(…, target) batches"
     )
-    if isinstance(source, Mapping):
+    if isinstance(source, Mapping | ClassCounts):
         return (
             f"count_classes counts labels, and this is a {kind}; class_weights and every "
-            f"class_counts option take a dict of counts as it is. Expected {expected}"
+            f"class_counts option take counts as they are. Expected {expected}"
         )
     if hasattr(source, "columns"):
         return f"count_classes takes one column of labels, not a whole {kind}: table['label']"
