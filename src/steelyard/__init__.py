@@ -1,7 +1,13 @@
 """Losses, class weights and honest comparisons for imbalanced classes in PyTorch."""
 
 from steelyard.classes import ClassCounts, class_weights, count_classes, pos_weight
-from steelyard.decide import decide, fit_temperature, tune_biases, tune_threshold
+from steelyard.decide import (
+    decide,
+    fit_platt_scaling,
+    fit_temperature,
+    tune_biases,
+    tune_threshold,
+)
 from steelyard.distributed import ExactMean, step_denominator
 from steelyard.explain import explain, explain_engine
 from steelyard.heads import CosineLinear
@@ -59,6 +65,7 @@ __all__ = [
     "distribution_balanced_loss",
     "explain",
     "explain_engine",
+    "fit_platt_scaling",
     "fit_temperature",
     "focal_loss",
     "generalized_cross_entropy_loss",

@@ -4,6 +4,7 @@ All of it is for a model that is trained already. What is chosen here is chosen 
 on the training rows a model is too sure of itself, and on test rows the score is then a dream.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from steelyard._biases import Score, named, scores_of, search_biases
+from steelyard._platt import search_scale_and_shift
+from steelyard.losses.cells import check_cells
 from steelyard.losses.contract import described
 
-__all__ = ["decide", "fit_temperature", "tune_biases", "tune_threshold"]
+__all__ = ["decide", "fit_platt_scaling", "fit_temperature", "tune_biases", "tune_threshold"]
 
 _COLDEST, _HOTTEST = 1e-3, 1e3
 _HALVINGS = 80  # from there to neighbouring numbers
@@ -221,6 +224,68 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, ignore_index: int = -100)
         middle = (low * high) ** 0.5
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
     return 1 / high
+
+
+def fit_platt_scaling(
+    logits: Tensor, target: Tensor, *, ignore_index: float = -1
+) -> tuple[Tensor, Tensor]:
+    """Scale a and shift b of each label with the least log loss of ``(a * logits + b).sigmoid()``.
+
+    For losses of several labels that move the logits as well as stretch them, such as
+    `asymmetric_loss` and `hill_loss`: no temperature mends that. No label's rows change their
+    order, unless its a comes out below 0: then the order is worse than chance.
+
+    Rows that are all right would ask for an a without end. So, as Platt has it, a label that is
+    there counts as (n₊ + 1) / (n₊ + 2), and one that is not as 1 / (n₋ + 2), if n₊ rows have it
+    and n₋ do not.
+
+    Args:
+        logits: (N, C) or (N, C, d1, …), of validation rows; or (N,), one label.
+        target: of the same shape, 0 and 1, bool, or numbers in [0, 1].
+        ignore_index: a label of this value is not known and counts nowhere; may be NaN.
+
+    Returns:
+        a and b, (C,) each, or () for one label; float64 on the CPU. Where a label is in all rows
+        or in none, a is 0: nothing says what its logits tell.
+
+    Raises:
+        TypeError: logits are not floating, or the target is no tensor of real numbers.
+        ValueError: shapes that do not fit, a target outside [0, 1], NaN or infinite logits, or a
+            label that no row knows.
+
+    Example:
+        Of 50 rows with the logit 3, 49 have the label; of 150 with −1, where the model says 27 %,
+        2 have it.
+
+        >>> logits = torch.tensor([3.0] * 50 + [-1.0] * 150)
+        >>> there = torch.tensor([1] * 49 + [0] + [1] * 2 + [0] * 148)
+        >>> scale, shift = fit_platt_scaling(logits, there)
+        >>> (scale * torch.tensor([3.0, -1.0]) + shift).sigmoid()
+        tensor([0.9616, 0.0196])
+
+    Reference:
+        Platt, Probabilistic outputs for support vector machines and comparisons to regularized
+        likelihood methods, 1999.
+    """
+    check_cells(logits, target, ignore_index)
+    z, t = (
+        (cells.unsqueeze(1) if cells.ndim == 1 else cells).movedim(1, -1).flatten(0, -2)
+        for cells in (logits.detach().cpu().double(), target.detach().cpu().double())
+    )
+    kept = ~t.isnan() if math.isnan(ignore_index) else t != ignore_index
+    if not ((t[kept] >= 0) & (t[kept] <= 1)).all():
+        raise ValueError(
+            f"target holds numbers outside [0, 1] that are not ignore_index={ignore_index}"
+        )
+    if not z[kept].isfinite().all():
+        raise ValueError("logits hold NaN or infinity where the label is known: leave those out")
+    if not kept.any(0).all():
+        label = int((~kept.any(0)).nonzero()[0])
+        raise ValueError(
+            f"label {label} is not known in any row: leave its column out, or give other rows"
+        )
+    scale, shift = search_scale_and_shift(z, t, kept)
+    return (scale[0], shift[0]) if logits.ndim == 1 else (scale, shift)
 
 
 def _check_tensor(name: str, given: Any) -> None:

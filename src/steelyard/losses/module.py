@@ -95,10 +95,7 @@ class Loss(nn.Module):
 
     @property
     def form(self) -> Any:
-        """The loss without its options, with the class vectors where the buffers are now.
-
-        :meta private:
-        """
+        """The loss without its options, with the class vectors where the buffers are now."""
         held: dict[str, Any] = {}
         for name in self._held:
             if (vector := self._buffers[name]) is not None:
