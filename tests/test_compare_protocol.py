@@ -146,7 +146,7 @@ def test_impossible_requests_are_refused():
         compare.run(*blobs([20, 10]), losses=["x"])
     with pytest.raises(ValueError, match="seeds is 0"):
         compare.run(*blobs([20, 10]), seeds=0)
-    with pytest.raises(ValueError, match="no option .sedes.. Did you mean seeds"):
+    with pytest.raises(ValueError, match=r"no option .sedes.. Did you mean seeds"):
         compare.run(*blobs([20, 10]), sedes=3)
 
 
