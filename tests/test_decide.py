@@ -273,7 +273,7 @@ Z, COSTS = torch.zeros(2, 2), torch.tensor([[0.0, 5.0], [100.0, 0.0]])
         (
             lambda: sy.decide(P.numpy(), COSTS),
             TypeError,
-            r"probabilities are a ndarray; expected a tensor: torch\.as_tensor",
+            r"probabilities are an ndarray; expected a tensor: torch\.as_tensor",
         ),
         (lambda: sy.tune_threshold([0.2], Y), TypeError, "probabilities are a list; expected a te"),
         (lambda: sy.tune_threshold(P, [0, 1]), TypeError, "labels are a list; expected a tensor"),
@@ -282,9 +282,9 @@ Z, COSTS = torch.zeros(2, 2), torch.tensor([[0.0, 5.0], [100.0, 0.0]])
         (
             lambda: sy.tune_biases(Z.numpy(), Y),
             TypeError,
-            "logits are a ndarray; expected a tensor",
+            "logits are an ndarray; expected a tensor",
         ),
-        (lambda: sy.tune_biases(Z, Y.numpy()), TypeError, "labels are a ndarray; expected a tens"),
+        (lambda: sy.tune_biases(Z, Y.numpy()), TypeError, "labels are an ndarray; expected a tens"),
         (lambda: sy.tune_biases(Z, Y, start=[0, 0]), TypeError, "start is a list; expected a ten"),
         (lambda: sy.fit_temperature(Z.tolist(), Y), TypeError, "logits are a list; expected a te"),
         (lambda: sy.tune_threshold(Y, Y), TypeError, "probabilities are torch.int64"),

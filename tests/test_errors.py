@@ -263,7 +263,7 @@ def test_class_counts(row: Row) -> None:
         ([9, -1], ValueError, "class 1 has -1; expected whole numbers ≥ 0"),
         ([0.9, 0.1], ValueError, "class 0 has 0.9; expected whole numbers ≥ 0"),
         ([0, 0], ValueError, "all 2 counts are zero"),
-        (7, TypeError, "is a int; expected a tensor, array or list"),
+        (7, TypeError, "is an int; expected a tensor, array or list"),
     ]:
         with raises(error, text):
             row.module(class_counts=counts)

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import cells_of_ranks
+import numpy as np
 import pytest
 import torch
 from families import uniform
@@ -111,21 +112,59 @@ def test_pos_weight_is_negatives_over_positives() -> None:
     assert sy.pos_weight(COUNTED, low=0.5, high=1.5).tolist() == [0.5, 1.5, 1.0]
     assert sy.pos_weight(10, [1, 0], high=50.0).tolist() == [9.0, 50.0]
     assert sy.pos_weight(10, [1, 5], dtype=torch.float64).dtype == torch.float64
+    for positions, positives in (10, 2), (10.0, np.int64(2)), (torch.tensor(10), np.array([2])):
+        assert sy.pos_weight(positions, positives).tolist() == [4.0]
+    assert sy.pos_weight(np.array([10, 20]), [2, 2]).tolist() == [4.0, 9.0]
+
+
+def test_total_is_one_number_or_one_per_class() -> None:
+    expected = sy.SigmoidLogitAdjustedLoss(class_counts=[2, 2], total=[10, 10]).form.bias
+    for total in (10, 10.0, np.int64(10), torch.tensor(10), np.array([10, 10]), {0: 10, 1: 10}):
+        loss = sy.SigmoidLogitAdjustedLoss(class_counts=[2, 2], total=total)
+        assert torch.equal(loss.form.bias, expected)
+    for total, error, text in [
+        ("10", TypeError, "total is a str; expected a tensor, array or list with one whole number"),
+        ([10], ValueError, "total has 1 class, expected 2: one count per class"),
+        (-10, ValueError, "total: class 0 has -10; expected whole numbers ≥ 0"),
+    ]:
+        with raises(error, text):
+            sy.SigmoidLogitAdjustedLoss(class_counts=[2, 2], total=total)
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        (([1, 2],), ValueError, "positives is missing"),
-        ((sy.ClassCounts([1, 2]),), ValueError, "positives is missing"),
+        (
+            (5000,),
+            ValueError,
+            "positives is missing: give in how many of the counts each class is there, as in "
+            "pos_weight(1000, [500, 100]), or what count_classes(…, multi_label=True) gives",
+        ),
+        (([1, 2],), ValueError, "positives is missing: give in how many of the counts each class"),
+        (
+            (sy.count_classes([0, 0, 0, 1]),),
+            ValueError,
+            "positives is missing: these counts are of one label per position, whose weights are "
+            "class_weights(counts); for a single logit that says how likely class 1 is, "
+            "pos_weight(4, 1)",
+        ),
+        ((sy.ClassCounts([1, 2, 3]),), ValueError, "whose weights are class_weights(counts)"),
+        ((10.5, [1, 2]), ValueError, "counts: class 0 has 10.5; expected whole numbers ≥ 0"),
+        ((10, 10.5), ValueError, "positives: class 0 has 10.5; expected whole numbers ≥ 0"),
+        (("10", 1), TypeError, "counts is a str; expected a tensor, array or list"),
+        ((10, ["a"]), TypeError, "positives: class 0 has 'a', a str; expected one whole number"),
         ((10, [1, 0]), ValueError, "class 1 is never there, and its weight would be infinite"),
         ((10, [1, 11]), ValueError, "class 1 is there 11 times in 10 counts"),
-        (([10, 10, 10], [1, 1]), ValueError, "class_counts has 3 classes, expected 2"),
+        (([10, 10, 10], [1, 1]), ValueError, "counts has 3 classes, expected 2"),
     ],
 )
 def test_pos_weight_refuses(arguments: Any, error: Any, text: str) -> None:
     with raises(error, text):
         sy.pos_weight(*arguments)
+    with raises(TypeError, "low='0' is not a number"):
+        sy.pos_weight(COUNTED, low="0")  # type: ignore[arg-type]
+    with raises(TypeError, "dtype=float32; weights need a floating dtype such as torch.float32"):
+        sy.pos_weight(COUNTED, dtype="float32")  # type: ignore[arg-type]
     with raises(ValueError, "low=2.0, high=1.0; expected 0 ≤ low ≤ high"):
         sy.pos_weight(COUNTED, low=2.0, high=1.0)
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from steelyard.classes.numbers import whole_numbers
+from steelyard.classes.numbers import kind_of, whole_numbers
 
 _LISTED = 20  # a repr with more classes than this shows the first and the last ones
 
@@ -278,9 +278,9 @@ def _checked_names(names: Iterable[str], num_classes: int) -> tuple[str, ...]:
     if isinstance(names, str):
         raise TypeError(f"names is the string {names!r}; expected one name per class")
     listed = tuple(names)
-    for kind in set(map(type, listed)):
-        if not issubclass(kind, str):
-            raise TypeError(f"names has a {kind.__name__} in it; expected strings")
+    for name in listed:
+        if not isinstance(name, str):
+            raise TypeError(f"names has {kind_of(name)} in it; expected strings")
     if len(listed) != num_classes:
         raise ValueError(f"{len(listed)} names for {plural(num_classes, 'class', 'classes')}")
     if len(set(listed)) != num_classes:

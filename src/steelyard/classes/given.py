@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from numbers import Number
 from operator import index
 from typing import Any, TypeAlias
 
@@ -56,6 +57,23 @@ def as_class_counts(
             f"{what}: all {len(class_counts)} counts are zero; at least one class must occur"
         )
     return class_counts
+
+
+def counts_or_number(given: Any, classes: int | None, what: str) -> ClassCounts:
+    """Read counts of so many classes: one per class, or one number for all of them.
+
+    With ``classes=None`` one number is the count of the only class.
+
+    Raises:
+        TypeError: as :func:`as_class_counts`.
+        ValueError: as :func:`as_class_counts`.
+    """
+    if getattr(given, "ndim", None) == 0:  # of PyTorch or NumPy
+        given = given.item()
+    if isinstance(given, Number):
+        alone: Any = [given]
+        given = whole_numbers(alone, what) * (classes or 1)
+    return as_class_counts(given, classes, what)
 
 
 def _from_mapping(counts: Mapping[Any, int], num_classes: int | None, what: str) -> ClassCounts:

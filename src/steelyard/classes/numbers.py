@@ -41,13 +41,19 @@ def whole_numbers(values: Tensor | Iterable[int], what: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def kind_of(value: object) -> str:
+    """The type of a value with its article, for errors: "a list", "an int"."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' or name == 'ndarray' else 'a'} {name}"
+
+
 def _listed(values: Any, what: str) -> list[Any]:
     if isinstance(values, str | bytes | Mapping | set | frozenset) or not isinstance(
         values, Tensor | Iterable
     ):
         raise TypeError(
-            f"{what} is a {type(values).__name__}; expected a tensor, array or list with one whole "
-            f"number per class"
+            f"{what} is {kind_of(values)}; expected a tensor, array or list with one whole number "
+            f"per class"
         )
     shape = getattr(values, "shape", None)
     if shape is not None and len(shape) != 1:
@@ -78,8 +84,8 @@ def _whole(value: Any, c: int, what: str) -> int:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Number):
         raise TypeError(
-            f"{what}: class {c} has {value!r}, a {type(value).__name__}; expected one whole number "
-            f"per class"
+            f"{what}: class {c} has {value!r}, {kind_of(value)}; expected one whole number per "
+            f"class"
         )
     try:
         return index(value)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from steelyard.classes.counts import ClassCounts
+from steelyard.classes.numbers import kind_of
 
 LABEL_KEYS = ("labels", "label", "target")
 _SLICE = 1 << 18  # elements of an array or list that become one piece
@@ -169,16 +170,17 @@ def _length(source: Any) -> int | None:
 def _not_a_source(source: Any) -> str:
     if isinstance(source, Tensor):
         return "count_classes got a single 0-d label; expected labels of at least one dimension"
-    kind = type(source).__name__
+    kind = kind_of(source)
     expected = (
         "labels as a tensor, array, list or column, a Dataset, a DataLoader, or an iterable of "
         "(…, target) batches"
     )
     if isinstance(source, Mapping | ClassCounts):
         return (
-            f"count_classes counts labels, and this is a {kind}; class_weights and every "
+            f"count_classes counts labels, and this is {kind}; class_weights and every "
             f"class_counts option take counts as they are. Expected {expected}"
         )
     if hasattr(source, "columns"):
-        return f"count_classes takes one column of labels, not a whole {kind}: table['label']"
-    return f"count_classes cannot read a {kind}; expected {expected}"
+        table = type(source).__name__
+        return f"count_classes takes one column of labels, not a whole {table}: table['label']"
+    return f"count_classes cannot read {kind}; expected {expected}"

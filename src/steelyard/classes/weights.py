@@ -3,14 +3,13 @@
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from operator import index
-from typing import Any, Literal, NamedTuple, SupportsIndex, TypeAlias, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from steelyard.classes.counts import ClassCounts, absent_classes
-from steelyard.classes.given import ClassCountsLike, as_class_counts
+from steelyard.classes.given import ClassCountsLike, as_class_counts, counts_or_number
 
 Scheme: TypeAlias = Literal["balanced", "inverse", "sqrt", "power", "effective", "median", "enet"]
 Counted: TypeAlias = "int | ClassCountsLike"
@@ -79,8 +78,7 @@ def class_weights(
     formula = _formula(scheme, {"power": power, "beta": beta, "c": c})
     if absent not in get_args(Absent):
         raise ValueError(f"absent={absent!r}; expected one of {_choices(get_args(Absent))}")
-    if not getattr(dtype, "is_floating_point", False):
-        raise TypeError(f"dtype={dtype}; weights need a floating dtype such as torch.float32")
+    _check_floating(dtype)
 
     # As Python's numbers: whoever traces a loss then knows how many classes occur.
     occurs = [n > 0 for n in counts]
@@ -103,7 +101,7 @@ def class_weights(
 
 def pos_weight(
     counts: Counted,
-    positives: "ClassCountsLike | None" = None,
+    positives: "Counted | None" = None,
     *,
     low: float = 0.0,
     high: float = math.inf,
@@ -117,7 +115,8 @@ def pos_weight(
     Args:
         counts: What `count_classes` gives for targets of 0 and 1; or how many positions were
             counted, one number, or one per class where labels are missing.
-        positives: In how many of them each class is there; left out where ``counts`` knows it.
+        positives: In how many of them each class is there, one number for a single logit; left out
+            where ``counts`` knows it.
         low: The least weight, ≥ 0.
         high: The largest weight, ≥ low, which a class has that is never there.
         dtype: Floating dtype of the result; the arithmetic is float64.
@@ -126,19 +125,21 @@ def pos_weight(
         Tensor (C,) on the CPU.
 
     Raises:
-        TypeError: Counts that cannot be read, or a dtype that is not floating.
+        TypeError: Counts that cannot be read, bounds that are no numbers, or a dtype that is not
+            floating.
         ValueError: No positives, more of them than counts, bounds out of order, or a class that is
             never there without a bound.
 
     Example:
         >>> pos_weight(1000, [500, 100, 4])
         tensor([  1.,   9., 249.])
+        >>> pos_weight(1000, 100)
+        tensor([9.])
         >>> pos_weight(1000, [500, 100, 0], high=100.0)
         tensor([  1.,   9., 100.])
     """
-    if not dtype.is_floating_point:
-        raise TypeError(f"dtype={dtype}; weights need a floating dtype such as torch.float32")
-    if not 0 <= low <= high:
+    _check_floating(dtype)
+    if not 0 <= _number("low", low) <= _number("high", high):
         raise ValueError(f"low={low}, high={high}; expected 0 ≤ low ≤ high")
     n, total = _positives(counts, positives)
     absent = (n == 0).nonzero().flatten().tolist()
@@ -150,19 +151,14 @@ def pos_weight(
     return ((total - n) / n).clamp(low, high).to(dtype)
 
 
-def _positives(counts: Counted, positives: "ClassCountsLike | None") -> tuple[Tensor, Tensor]:
+def _positives(counts: Counted, positives: "Counted | None") -> tuple[Tensor, Tensor]:
     """How often each class is there, and out of how many, in float64 (C,)."""
     if positives is None:
         if not isinstance(counts, ClassCounts) or counts.total is None:
-            raise ValueError(
-                "positives is missing: give in how many of the counts each class is there, or "
-                "what count_classes(…, multi_label=True) gives"
-            )
+            raise ValueError(_without_positives(counts))
         return counts.counts.double(), counts.total.double()
-    n = as_class_counts(positives).counts.double()
-    if hasattr(counts, "__index__") and not isinstance(counts, Tensor):
-        counts = [index(cast("SupportsIndex", counts))] * len(n)
-    total = as_class_counts(counts, num_classes=len(n)).counts.double()
+    n = counts_or_number(positives, None, "positives").counts.double()
+    total = counts_or_number(counts, len(n), "counts").counts.double()
     if (n > total).any():
         c = int((n > total).nonzero()[0])
         raise ValueError(
@@ -170,6 +166,22 @@ def _positives(counts: Counted, positives: "ClassCountsLike | None") -> tuple[Te
             f"positions with the class and without it"
         )
     return n, total
+
+
+def _without_positives(counts: Counted) -> str:
+    if not isinstance(counts, ClassCounts):
+        return (
+            "positives is missing: give in how many of the counts each class is there, as in "
+            "pos_weight(1000, [500, 100]), or what count_classes(…, multi_label=True) gives"
+        )
+    text = "positives is missing: these counts are of one label per position, whose weights are "
+    text += "class_weights(counts)"
+    if len(counts) == 2:
+        text += (
+            f"; for a single logit that says how likely class 1 is, pos_weight({sum(counts)}, "
+            f"{list(counts)[1]})"
+        )
+    return text
 
 
 class _Present(NamedTuple):
@@ -262,6 +274,11 @@ def _formula(name: str, given: dict[str, float | None]) -> Callable[[_Present], 
     if value is None:
         raise ValueError(f"scheme={name!r} needs {scheme.parameter}, as in {scheme.parameter}=0.5")
     return partial(scheme.formula, **{scheme.parameter: _number(scheme.parameter, value)})
+
+
+def _check_floating(dtype: Any) -> None:
+    if not getattr(dtype, "is_floating_point", False):
+        raise TypeError(f"dtype={dtype}; weights need a floating dtype such as torch.float32")
 
 
 def _number(name: str, value: Any) -> float:

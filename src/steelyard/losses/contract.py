@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from steelyard import ops
+from steelyard.classes.numbers import kind_of
 from steelyard.losses.options import check_number
 from steelyard.losses.vectors import check_values, moved, readable
 
@@ -85,7 +86,7 @@ def check_sample_weight(sample_weight: Any, positions: torch.Size) -> Tensor:
 
 def described(value: object) -> str:
     """What an error calls a value of the wrong type."""
-    return f"a {value.dtype} tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    return f"a {value.dtype} tensor" if isinstance(value, Tensor) else kind_of(value)
 
 
 def first_of(target: Tensor) -> Tensor | None:

@@ -1,12 +1,12 @@
 """What losses derive from class counts, in float64 until it meets the logits."""
 
-from operator import index
-from typing import SupportsIndex, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from steelyard.classes import ClassCounts, ClassCountsLike, as_class_counts
+from steelyard.classes.given import counts_or_number
 from steelyard.losses.vectors import has_values
 
 # Positions in training: one number, or one per class where labels are missing.
@@ -71,9 +71,7 @@ def log_odds(class_counts: ClassCountsLike, total: Total) -> Tensor:
             "total=, the number of positions that were counted, or count the targets with "
             "count_classes(…, multi_label=True)"
         )
-    if hasattr(out_of, "__index__") and not isinstance(out_of, Tensor):
-        out_of = [index(cast("SupportsIndex", out_of))] * len(counts)
-    totals = as_class_counts(out_of, len(counts), "total")
+    totals = counts_or_number(out_of, len(counts), "total")
     for c, (positives, of) in enumerate(zip(counts, totals, strict=True)):
         if positives > of:
             raise ValueError(
