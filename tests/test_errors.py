@@ -97,7 +97,10 @@ def test_weight_dict_beyond_the_classes() -> None:
 
 
 def test_class_counts_of_another_length() -> None:
-    text = "class_counts has 2 values, but logits have C = 3 classes"
+    text = (
+        "class_counts has 2 values, but logits have C = 3 classes (dimension 1, or the only one): "
+    )
+    text += "give one value per class; labels are counted by count_classes"
     for loss in (sy.LogitAdjustedLoss, sy.BalancedSoftmaxLoss, sy.LDAMLoss, sy.VSLoss):
         with raises(ValueError, text):
             loss(class_counts=[9, 1])(LOGITS, TARGET)
@@ -274,6 +277,13 @@ def test_class_counts(row: Row) -> None:
 CALLS: list[tuple[Any, Any, type[Exception], str]] = [
     ([[1.0, 2.0]], TARGET, TypeError, "logits are a list, expected a floating-point tensor"),
     (LOGITS.long(), TARGET, TypeError, "logits are a torch.int64 tensor, expected a floating-poin"),
+    (TARGET, LOGITS, TypeError, "tensor (N, C, …) or (C,): they are the first argument"),
+    (
+        TARGET.float(),
+        LOGITS,
+        ValueError,
+        ": logits are the first argument, the target is the secon",
+    ),
     (torch.tensor(1.0), TARGET, ValueError, "logits have shape (), expected (N, C), (N, C, d1, …)"),
     (LOGITS[:, :0], TARGET, ValueError, "logits have shape (2, 0), expected"),
     (LOGITS, [0, 2], TypeError, "target is a list, expected a tensor: torch.as_tensor(…)"),

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -154,3 +155,25 @@ def test_gradients_pass() -> None:
     logits = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda z: sy.adjust_logits(z, COUNTS, 0.7), logits)
     assert torch.autograd.gradcheck(lambda z: sy.unweight_logits(z, [1.0, 2.0, 3.0]), logits)
+
+
+def test_probabilities_in_the_place_of_logits_are_told() -> None:
+    text = (
+        "logits are ≥ 0 and sum to 1 over the classes, as probabilities do: give the logits from "
+        "before the softmax, or probabilities.log()"
+    )
+    p, labels = POSTERIOR.float(), torch.tensor([0, 1, 2, 0])
+    calls: list[Callable[[Tensor], object]] = [
+        lambda logits: sy.adjust_logits(logits, COUNTS),
+        lambda logits: sy.unweight_logits(logits, [1, 2, 3]),
+        lambda logits: sy.fit_temperature(logits, labels),
+    ]
+    for call in calls:
+        for given in (p, p.half()):
+            with pytest.warns(UserWarning, match=re.escape(text)):
+                call(given)
+        call(p.log())
+        call(p * 1.011)  # 0.01 is what rounding may do
+    sy.adjust_logits(torch.eye(3), COUNTS)
+    sy.adjust_logits(p[:1], COUNTS)  # one row may be like that by chance
+    sy.adjust_logits(p, sy.ClassCounts([1, 2, 3], total=[9, 9, 9]))

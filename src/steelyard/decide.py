@@ -14,7 +14,7 @@ from torch import Tensor
 from steelyard._biases import Score, named, scores_of, search_biases
 from steelyard._platt import search_scale_and_shift
 from steelyard.losses.cells import check_cells
-from steelyard.losses.contract import described
+from steelyard.losses.contract import described, warn_of_probabilities
 
 __all__ = ["decide", "fit_platt_scaling", "fit_temperature", "tune_biases", "tune_threshold"]
 
@@ -191,6 +191,9 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, ignore_index: int = -100)
             −inf rules out.
         IndexError: a label outside 0 … C−1.
 
+    Warns:
+        UserWarning: logits that are probabilities.
+
     Example:
         Three of four rows are right, and the model says 95 %: at T = 2.73 it says 75 %.
 
@@ -202,6 +205,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, ignore_index: int = -100)
         Guo et al., On calibration of modern neural networks, ICML 2017, arXiv:1706.04599.
     """
     rows, target = _rows(logits, labels, ignore_index)
+    warn_of_probabilities(rows)
     of_label = rows.gather(1, target[:, None])
     if of_label.isinf().any():
         raise ValueError(

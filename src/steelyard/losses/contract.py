@@ -7,6 +7,7 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard.classes.numbers import kind_of
+from steelyard.classes.warning import tell
 from steelyard.losses.options import check_number
 from steelyard.losses.vectors import check_values, moved, readable
 
@@ -50,8 +51,10 @@ def check_logits(logits: Any, alone: str = "(C,)") -> None:
         alone: what logits of one dimension are: "(C,)" one position, "(N,)" one class.
     """
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        order = ": they are the first argument" if isinstance(logits, Tensor) else ""
         raise TypeError(
             f"logits are {described(logits)}, expected a floating-point tensor (N, C, …) or {alone}"
+            f"{order}"
         )
     if logits.ndim > 1 and logits.shape[1] > 0:
         return
@@ -60,6 +63,23 @@ def check_logits(logits: Any, alone: str = "(C,)") -> None:
         raise ValueError(
             f"logits have shape {tuple(logits.shape)}, expected (N, C), (N, C, d1, …) or {alone} "
             "with at least one class"
+        )
+
+
+def warn_of_probabilities(logits: Tensor) -> None:
+    """Say so where logits (N, C, d…) of several positions are all ≥ 0 and sum to 1.
+
+    Rows of 0 and 1 alone are no softmax, but logits that somebody made up.
+    """
+    if logits.ndim < 2 or min(logits.shape[:2]) < 2 or not logits.numel() or not readable(logits):
+        return
+    seen = logits.detach()
+    sums = seen.sum(1, dtype=torch.promote_types(seen.dtype, torch.float32))
+    in_shares = seen.amin() >= 0 and ((sums - 1).abs() <= ROUNDING).all()
+    if in_shares and ((seen > 0) & (seen < 1)).any():
+        tell(
+            "logits are ≥ 0 and sum to 1 over the classes, as probabilities do: give the logits "
+            "from before the softmax, or probabilities.log()"
         )
 
 

@@ -244,6 +244,8 @@ def refuse_out_of_range(
 def _shape_hint(logits: Tensor, target: Tensor, positions: torch.Size) -> str:
     if logits.ndim > 2 and target.shape == logits.shape[:-1]:
         return ": the class dimension is 1, use logits.movedim(-1, 1)"
+    if target.is_floating_point() and logits.shape == target.shape[:1] + target.shape[2:]:
+        return ": logits are the first argument, the target is the second"
     if target.ndim == len(positions) + 1 and target.shape[1] == 1:
         return ": use target.squeeze(1)"
     if target.shape == logits.shape:

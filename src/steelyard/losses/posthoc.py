@@ -6,7 +6,7 @@ from steelyard import ops
 from steelyard.classes import ClassCounts, ClassCountsLike
 from steelyard.classes.counts import absent_classes
 from steelyard.classes.warning import tell
-from steelyard.losses.contract import check_logits
+from steelyard.losses.contract import check_logits, warn_of_probabilities
 from steelyard.losses.options import check_number
 from steelyard.losses.priors import known, log_odds, log_prior
 from steelyard.losses.vectors import PerClass, fit, read_class_vector, readable
@@ -38,7 +38,7 @@ def adjust_logits(logits: Tensor, class_counts: ClassCountsLike, tau: float = 1.
         ValueError: tau is not finite, or the number of classes differs.
 
     Warns:
-        UserWarning: a count of 0 with τ > 0.
+        UserWarning: a count of 0 with τ > 0; or logits that are probabilities, seen on the CPU.
 
     Example:
         >>> adjust_logits(torch.tensor([[1.0, 0.5]]), [900, 100]).argmax(1)
@@ -51,6 +51,8 @@ def adjust_logits(logits: Tensor, class_counts: ClassCountsLike, tau: float = 1.
     several = counts is not None and counts.total is not None
     check_logits(logits, "(N,)" if several else "(C,)")
     strength = check_number("tau", tau, float("-inf"))
+    if not several:
+        warn_of_probabilities(logits)
     if counts is not None:
         _warn_of_absent(counts, strength)
         class_counts = counts
@@ -75,11 +77,15 @@ def unweight_logits(logits: Tensor, weight: PerClass) -> Tensor:
         TypeError: logits are not a floating tensor.
         ValueError: a weight of 0, whose class was never learnt, or another number of classes.
 
+    Warns:
+        UserWarning: logits that are probabilities, seen on the CPU.
+
     Example:
         >>> unweight_logits(torch.tensor([[0.0, 0.0]]), [1.0, 3.0]).softmax(1)
         tensor([[0.7500, 0.2500]])
     """
     check_logits(logits)
+    warn_of_probabilities(logits)
     values, others_are_one = read_class_vector("weight", weight)
     if (values == 0).any():
         raise ValueError(

@@ -146,6 +146,7 @@ def fit(
         raise ValueError(
             f"{name} has {length} values, but logits have C = {num_classes} classes "
             "(dimension 1, or the only one): give one value per class"
+            + ("; labels are counted by count_classes" if name == "class_counts" else "")
         )
     return moved(name, vector, like.device, like.dtype)
 
