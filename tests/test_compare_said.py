@@ -5,13 +5,16 @@ import re
 
 import numpy as np
 import pytest
+import studies
 import torch
 from network_cases import SPACE, sgd
 from torch.utils.data import TensorDataset
 
 from steelyard import compare
-from steelyard.compare import results
-from steelyard.report import render
+from steelyard.compare import evidence, results
+from steelyard.compare.training.results import _detectable
+from steelyard.report import numbers, opening, render
+from steelyard.report.reading import Reading
 
 COSTS = {"honest": {"fraud": 5}, "fraud": {"honest": 100}}
 
@@ -131,3 +134,60 @@ def test_a_network_says_the_same():
     text = " ".join(str(study).split())
     assert "The test rows hold 6 of class fraud: its recall moves in steps of 17 points." in text
     assert "Recall and precision of 'fraud' on the test rows: " in text
+
+
+def test_the_positive_class_is_kept_under_its_own_name():
+    """The page looks it up among the classes, whatever its case and kind were on the way in."""
+    quick = {"seeds": 1, "draws": 1, "epochs": 1, "network": "small", "references": []}
+    features, labels = payments(60, 10)
+    named = compare.run(features, labels, losses=[], costs=COSTS, positive="HONEST", **quick)
+    assert named.results["study"]["positive"] == "honest"
+    assert "rows count as honest from a probability on" in render(named.results)
+    numbered = (labels == "fraud").astype(int)
+    by_number = compare.run(features, numbered, losses=[], positive=0, **quick)
+    assert by_number.results["study"]["positive"] == "0"
+
+
+def test_a_quantity_is_no_target():
+    features, _ = payments(100)
+    with pytest.raises(compare.StudyError) as caught:
+        compare.run(features, np.arange(100))
+    assert str(caught.value) == (
+        "'y' holds 100 different numbers in 100 rows, and 100 of them once: a quantity, it seems, "
+        "and not classes; cut it into a few classes first, or name another column"
+    )
+
+
+def test_an_interval_that_clears_zero_and_proves_nothing_is_said_to():
+    """The number beside the verdict would contradict its words."""
+    made_up = studies.study()
+    [row] = [
+        row
+        for row in made_up["comparisons"]["balanced_accuracy"]
+        if row["candidate"] == made_up["verdict"]["recommended"]
+    ]
+    row["judgement"] = "no detectable difference"
+    row["difference"] |= {"mean": 0.2, "low": 0.1, "high": 0.3}
+    difference = opening.facts(Reading(made_up))[2]
+    assert difference.note == (
+        "95 % interval +10.0 to +30.0; not detectable after Holm’s correction"
+    )
+    row["difference"]["low"] = -0.1
+    assert opening.facts(Reading(made_up))[2].note == "95 % interval −10.0 to +30.0"
+
+
+def test_a_log_loss_is_at_least_zero_whatever_its_interval_says():
+    assert numbers.interval("log_loss", {"low": -0.2, "high": 0.3}) == "0.000–0.300"
+    assert numbers.interval("mean_cost", {"low": -0.2, "high": 0.3}) == "−0.2–0.3"
+
+
+def test_seeds_without_spread_would_not_have_shown_a_difference_of_nothing():
+    nothing = evidence.Interval(0.0, 0.0, 0.0, 0.0)
+    alike, unclear = (
+        evidence.Comparison(name, 5, nothing, 1.0, 1.0, "no detectable difference", size)
+        for name, size in (("a", 0.0), ("b", 0.2))
+    )
+    titles = {"a": "Alike", "b": "Other"}
+    assert _detectable([alike], titles, 5) == []
+    [said] = _detectable([alike, unclear], titles, 5)
+    assert said.endswith("a difference from cross-entropy of 20.0 points (Other).")

@@ -26,13 +26,15 @@ def interval(name: str, numbers: Interval) -> str:
     """The two ends of a score's interval; empty where there is none.
 
     The ends of a share's interval are cut to what a share can be: a t interval over few seeds
-    does not know that recall ends at 100 %.
+    does not know that recall ends at 100 %, nor that log loss begins at 0.
     """
     low, high = numbers["low"], numbers["high"]
     if low is None or high is None:
         return ""
     if _units.is_share(name):
         low, high = clip(low), clip(high)
+    elif _units.plain(name) == "log_loss":
+        low = max(0.0, low)
     return f"{score(name, low)}–{score(name, high)}"
 
 

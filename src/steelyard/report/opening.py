@@ -48,7 +48,7 @@ def facts(reading: Reading) -> list[Fact]:
                 "Difference",
                 f"{numbers.score(score, row['difference']['mean'], change=True)} "
                 f"{_units.step(score)}".strip(),
-                _named_interval(numbers.difference(score, row["difference"])) or row["judgement"],
+                _of_difference(score, row),
             )
         )
     rarest = reading.rarest
@@ -76,6 +76,14 @@ def _rival(reading: Reading) -> Entry | None:
 def _with_unit(score: str, mean: float | None) -> str:
     unit = f" {_units.unit(score)}" if _units.step(score) else ""
     return numbers.score(score, mean) + unit * (mean is not None)
+
+
+def _of_difference(score: str, row: Comparison) -> str:
+    """Its interval, and that it proves nothing where it only looks as if it did."""
+    interval = _named_interval(numbers.difference(score, row["difference"]))
+    if row["judgement"] == "no detectable difference" and _clear(score, row):
+        return f"{interval}; not detectable after Holm’s correction"
+    return interval or row["judgement"]
 
 
 def _named_interval(text: str) -> str:

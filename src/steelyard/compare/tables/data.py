@@ -30,6 +30,7 @@ from steelyard.compare.tables.files import (
 from steelyard.compare.tables.labels import encode, label_series, target_column
 
 DIGITS_RATIO = 50.0
+_ONCE = 10  # numbers that occur once: more are a quantity rather than classes
 _EXACT = 2**53  # beyond it float64 skips whole numbers
 # Every value of these is a float32 too; all others are kept in float64.
 _NARROW = (pl.Float32, pl.Int8, pl.Int16, pl.UInt8, pl.UInt16)
@@ -280,6 +281,12 @@ def _checked(
 ) -> Data:
     counts = np.bincount(codes, minlength=len(classes))
     single = [classes[c] for c in np.flatnonzero(counts == 1)]
+    if len(single) > _ONCE and all(name.lstrip("-").isdigit() for name in classes):
+        raise StudyError(
+            f"{target!r} holds {len(classes):,} different numbers in {len(codes):,} rows, and "
+            f"{len(single):,} of them once: a quantity, it seems, and not classes; cut it into a "
+            "few classes first, or name another column"
+        )
     if single:
         shown = ", ".join(repr(c) for c in single[:3]) + (", …" if len(single) > 3 else "")
         few = f"class {shown} has" if len(single) == 1 else f"{len(single)} classes ({shown}) have"

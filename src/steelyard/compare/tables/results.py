@@ -59,6 +59,7 @@ def assemble(
     overlap = facts["split"]["test"] / facts["split"]["train"]
     rows = {name: [cells[seed, name] for seed in study.seed_list] for name in study.names}
     scoring = study.scoring(data.classes, data.counts().tolist())
+    positive = scoring.positive if scoring.classes == 2 else None
     titles = scoring.titles
     entries = [
         _entry(candidate(name), rows[name], overlap, scoring, study.select, data.classes)
@@ -79,12 +80,12 @@ def assemble(
         facts["classes"],
         lambda: baseline["scores"]["roc_auc"]["mean"],
         _judged_by(study),
-        scoring.positive if scoring.classes == 2 else None,
+        positive,
     )
     beside, said = _references(study, rows, overlap, scoring, entries, verdict)
     results: Results = {
         "schema": SCHEMA,
-        "study": _as_run(study, first),
+        "study": _as_run(study, first, None if positive is None else data.classes[positive]),
         "data": facts,
         "environment": environment(study.device),
         "scores": score_names(titles),
@@ -147,12 +148,13 @@ def _judged_by(study: Study) -> list[str]:
     ]
 
 
-def _as_run(study: Study, first: Prepared) -> dict[str, Any]:
+def _as_run(study: Study, first: Prepared, positive: str | None) -> dict[str, Any]:
     """The options, with what the rows decided in the place of None."""
     shape = study.shape(first.width, first.numeric, len(first.counts))
     return {
         **study.to_dict(),
         **study.budget(len(first.train.labels))._asdict(),
+        "positive": positive,
         "hidden": shape.hidden,
         "shape": shape.in_words,
     }

@@ -91,8 +91,8 @@ def rehearse(
     left = f"{trainings} of {course.trainings()}" if course.outcomes else str(trainings)
     yield (
         f"{left} trainings of {plan.epochs} epochs: {len(trained(problem.methods))} losses × "
-        f"{plan.draws} draws on {tuning}{rest}. About {duration(seconds / workers)}, forks not "
-        "counted twice."
+        f"{plan.draws} draws on {tuning}{rest}. About {duration(seconds / workers)}; epochs "
+        "that trainings share are counted once."
     )
     per_row = problem.classes if problem.kind == "classes" else problem.classes**2
     yield (

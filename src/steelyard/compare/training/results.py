@@ -45,6 +45,7 @@ from steelyard.compare.training.problem import PlainLoop, Problem, adamw
 from steelyard.compare.training.statistics import SCORES, few_seeds, resample
 from steelyard.compare.verdict import join
 
+_NO_SPREAD = 1e-9  # seeds that are all alike, as of a candidate that never decides otherwise
 _FEW_ROWS = 10  # validation rows of a class: its recall is then known to 15 points or so
 _SCHEDULES = {
     "cosine": f"a warm-up of {100 * WARM_UP:g} % of the steps and a cosine to zero",
@@ -353,7 +354,7 @@ def _detectable(
     sizes = [
         f"{100 * c.detectable:.1f} points ({named[c.candidate]})"
         for c in comparisons
-        if c.judgement == "no detectable difference" and c.detectable is not None
+        if c.judgement == "no detectable difference" and c.detectable and c.detectable > _NO_SPREAD
     ]
     if not sizes:
         return []
