@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
+from torch.utils.data import DataLoader
 
 import steelyard as sy
 from steelyard.classes import ClassCounts, as_class_counts, class_weights
@@ -199,6 +200,12 @@ class TestClassCounts:
             ({"names": ["a"]}, ValueError, "1 names for 2 classes"),
             ({"names": ["a", "a"]}, ValueError, "'a' names two classes"),
             ({"names": "ab"}, TypeError, "names is the string 'ab'"),
+            (
+                {"names": {"b": 1, "a": 0}},
+                TypeError,
+                "names is a dict; expected one name per class, in the order of the class indices: "
+                r"of {name: index} that is sorted\(names, key=names\.get\)",
+            ),
             ({"names": ["a", 1]}, TypeError, "names has an int in it"),
             ({"support": [5]}, ValueError, "support has 1 entries for 2 classes"),
             ({"support": [5, 1]}, ValueError, "support: class 1 has 1, fewer than its 2 own"),
@@ -260,16 +267,16 @@ class TestAsClassCounts:
             "class_counts is a dict of names, and names take their class indices in sorted order: "
             "class 1 is 'cat', not 'dog'. If your labels are numbered so, sort the dict: "
             "dict(sorted(counts.items())); if they are in the order of the dict, give "
-            "ClassCounts(counts.values(), names=counts)"
+            "ClassCounts(counts.values(), names=list(counts))"
         )
         given = {"ant": 10, "dog": 100, "cat": 1000}
         with pytest.warns(UserWarning, match=re.escape(text)) as told:
             read(given)
         assert told[0].filename == __file__
         assert len(told) == 1
-        for mended in (dict(sorted(given.items())), ClassCounts(given.values(), names=given)):
+        in_order = ClassCounts(given.values(), names=list(given))
+        for mended in (dict(sorted(given.items())), in_order):
             read(mended)
-        in_order = ClassCounts(given.values(), names=given)
         assert (in_order.names, list(in_order)) == (("ant", "dog", "cat"), [10, 100, 1000])
 
     def test_value_counts_of_pandas_are_read_by_their_index(self):
@@ -295,6 +302,12 @@ class TestAsClassCounts:
             ({2**70: 3}, ValueError, "the key 1180591620717411303424 is too large to be"),
             ({2**24: 3}, ValueError, "the key 16777216 is too large"),
             ({0: 1, torch.tensor(0): 2}, ValueError, "has two counts for the class 0; add them up"),
+            (
+                DataLoader(torch.tensor([0, 1, 1])),
+                TypeError,
+                "class_counts is a DataLoader, which holds labels: count_classes counts them",
+            ),
+            (pd.DataFrame({"n": [1, 2]}), ValueError, r"class_counts has shape \(2, 1\)"),
             (pd.Series([1, 2], ["a", "a"]), ValueError, "has two counts for the class 'a'"),
             (pd.Series([1, 2], [1, 1]), ValueError, "has two counts for the class 1"),
         ],

@@ -394,6 +394,7 @@ class TestErrors:
             (pd.DataFrame({"y": [1]}), TypeError, "one column of labels, not a whole DataFrame"),
             (pl.DataFrame({"y": [1]}), TypeError, "one column of labels, not a whole DataFrame"),
             ("cat", TypeError, "cannot read a str; expected labels as a tensor, array, list"),
+            ({"a", "b"}, TypeError, "cannot read a set; expected labels"),
             (3, TypeError, "cannot read an int; expected labels"),
             (torch.tensor(3), TypeError, "a single 0-d label; expected labels of at least one"),
         ],

@@ -208,6 +208,11 @@ def test_errors_say_what_to_do():
         "targets holds no micro-batch: a rank without data takes part in the step with an empty "
         "or an ignored target"
     )
+    for given, kind in (([(one, one)], "a tuple"), ([0, 1], "an int")):
+        assert refusal(TypeError, lambda given=given: sy.step_denominator(loss, given)) == (
+            f"targets holds {kind}: give one tensor of targets per micro-batch, as in "
+            "[target for _, target in micro_batches]"
+        )
     assert refusal(ValueError, lambda: sy.step_denominator(loss, [one, one], [None])) == (
         "sample_weights holds 1 micro-batches and targets 2: give one per target, None for a "
         "micro-batch without"

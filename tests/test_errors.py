@@ -284,6 +284,7 @@ CALLS: list[tuple[Any, Any, type[Exception], str]] = [
         ValueError,
         ": logits are the first argument, the target is the secon",
     ),
+    (LOGITS[:, 0], TARGET, ValueError, ": one logit for two classes is for sy.BCEWithLogitsLoss"),
     (torch.tensor(1.0), TARGET, ValueError, "logits have shape (), expected (N, C), (N, C, d1, …)"),
     (LOGITS[:, :0], TARGET, ValueError, "logits have shape (2, 0), expected"),
     (LOGITS, [0, 2], TypeError, "target is a list, expected a tensor: torch.as_tensor(…)"),

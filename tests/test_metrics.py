@@ -347,6 +347,8 @@ class TestBadInput:
     def test_what_no_confusion_matrix_counts(self, prediction, target, error, text):
         with pytest.raises(error, match=text):
             confusion_matrix(torch.tensor(prediction), torch.tensor(target), 2)
+        with pytest.raises(TypeError, match="prediction is a list, expected a tensor"):
+            confusion_matrix(prediction, target, 2)
 
     def test_indices_of_one_byte_are_counted_like_others(self):
         target = torch.tensor([20, 0, 20], dtype=torch.uint8)

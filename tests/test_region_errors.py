@@ -138,6 +138,12 @@ def test_a_sum_of_losses_refuses_what_it_cannot_do() -> None:
     assert refusal(TypeError, lambda: sy.CompoundLoss([(1, torch.nn.MSELoss())])) == (
         "a part is (int, MSELoss), expected a number and a loss of steelyard"
     )
+    assert refusal(TypeError, lambda: sy.CompoundLoss([(1, sy.DiceLoss)])) == (
+        "a part is (int, type), expected a number and a loss of steelyard"
+    )
+    assert refusal(TypeError, lambda: sy.CompoundLoss(sy.DiceLoss())) == (
+        "parts is a DiceLoss, expected pairs (factor, loss): CompoundLoss([(1.0, loss), …])"
+    )
     assert refusal(ValueError, lambda: sy.CompoundLoss([])) == (
         "there are no parts: give pairs (factor, loss)"
     )

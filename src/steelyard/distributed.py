@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from steelyard.classes.numbers import kind_of
+
 __all__ = ["ExactMean", "step_denominator"]
 
 Gradients: TypeAlias = Literal["average", "sum"]
@@ -69,7 +71,7 @@ def step_denominator(
         without a gradient; for "average" already divided by the number of ranks.
 
     Raises:
-        TypeError: the loss does not know its denominator.
+        TypeError: the loss does not know its denominator, or a target is no tensor.
         ValueError: no micro-batch, another number of sample weights than targets, or a group
             that this process is not in.
 
@@ -87,6 +89,12 @@ def step_denominator(
             "targets holds no micro-batch: a rank without data takes part in the step with an "
             "empty or an ignored target"
         )
+    for target in targets:
+        if not isinstance(target, Tensor):
+            raise TypeError(
+                f"targets holds {kind_of(target)}: give one tensor of targets per "
+                "micro-batch, as in [target for _, target in micro_batches]"
+            )
     weights: list[Tensor | None] = [None] * len(targets)
     if sample_weights is not None:
         weights = _listed(sample_weights)

@@ -1,6 +1,6 @@
 """ClassCounts: how often each class occurs, exact and immutable."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from operator import add
 from typing import Any, NamedTuple, NoReturn, cast
 
@@ -277,6 +277,11 @@ def _checked_total(total: Tensor | Iterable[int], counts: tuple[int, ...]) -> tu
 def _checked_names(names: Iterable[str], num_classes: int) -> tuple[str, ...]:
     if isinstance(names, str):
         raise TypeError(f"names is the string {names!r}; expected one name per class")
+    if isinstance(names, Mapping):
+        raise TypeError(
+            f"names is {kind_of(names)}; expected one name per class, in the order of the class "
+            "indices: of {name: index} that is sorted(names, key=names.get)"
+        )
     listed = tuple(names)
     for name in listed:
         if not isinstance(name, str):

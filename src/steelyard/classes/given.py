@@ -7,9 +7,10 @@ from operator import index
 from typing import Any, TypeAlias
 
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from steelyard.classes.counts import ClassCounts, plural
-from steelyard.classes.numbers import LARGEST_CLASS, whole_numbers
+from steelyard.classes.numbers import LARGEST_CLASS, kind_of, whole_numbers
 from steelyard.classes.warning import tell
 
 # Arrays and columns of NumPy, pandas and polars are iterables too; none of the three is imported.
@@ -38,7 +39,11 @@ def as_class_counts(
     """
     if not isinstance(class_counts, ClassCounts):
         # A Series of value_counts() is ordered by frequency: only its index says which is which.
-        if hasattr(class_counts, "to_dict") and hasattr(class_counts, "index"):
+        if isinstance(class_counts, Dataset | DataLoader):
+            raise TypeError(
+                f"{what} is {kind_of(class_counts)}, which holds labels: count_classes counts them"
+            )
+        if hasattr(class_counts, "to_dict") and getattr(class_counts, "ndim", 0) == 1:
             series: Any = class_counts
             _refuse_doubled(series.index, what)
             # As a Counter: the order of a tally is no order of the classes.
@@ -102,7 +107,7 @@ def _order_text(given: list[str], names: list[str], what: str) -> str:
         f"{what} is a dict of names, and names take their class indices in sorted order: class {c} "
         f"is {names[c]!r}, not {given[c]!r}. If your labels are numbered so, sort the dict: "
         f"dict(sorted(counts.items())); if they are in the order of the dict, give "
-        f"ClassCounts(counts.values(), names=counts)"
+        f"ClassCounts(counts.values(), names=list(counts))"
     )
 
 

@@ -88,7 +88,7 @@ def _holds_no_labels(source: Any) -> bool:
     if isinstance(source, Dataset):
         return False
     # Iterating over a table or a mapping yields its column names and keys: not labels.
-    no_labels = isinstance(source, str | bytes | Mapping | Tensor | ClassCounts)
+    no_labels = isinstance(source, str | bytes | Mapping | Tensor | set | frozenset | ClassCounts)
     return no_labels or hasattr(source, "columns")
 
 

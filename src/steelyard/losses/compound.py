@@ -53,6 +53,11 @@ class CompoundLoss(nn.Module):
     def __init__(self, parts: Iterable[tuple[float, nn.Module]]) -> None:
         super().__init__()
         factors, losses = [], []
+        if isinstance(parts, nn.Module):
+            raise TypeError(
+                f"parts is a {type(parts).__name__}, expected pairs (factor, loss): "
+                "CompoundLoss([(1.0, loss), …])"
+            )
         for part in parts:
             try:
                 factor, loss = part
@@ -61,7 +66,7 @@ class CompoundLoss(nn.Module):
                     f"a part is {part!r}, expected a pair (factor, loss), such as "
                     "(1.0, sy.DiceLoss())"
                 ) from None
-            if isinstance(factor, nn.Module) or not hasattr(loss, "denominator"):
+            if isinstance(factor, nn.Module) or not _is_loss(loss):
                 raise TypeError(
                     f"a part is ({type(factor).__name__}, {type(loss).__name__}), expected a "
                     "number and a loss of steelyard"
@@ -361,6 +366,10 @@ def dice_ce_loss(
         dice=dice, cross_entropy=cross_entropy, smooth=smooth, squared=squared, **given
     )
     return cast("Tensor", loss(logits, target, **call))
+
+
+def _is_loss(loss: object) -> bool:
+    return isinstance(loss, nn.Module) and hasattr(loss, "denominator")  # a class has one, too
 
 
 class DiceCELoss(CompoundLoss):

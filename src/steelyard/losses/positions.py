@@ -246,6 +246,10 @@ def _shape_hint(logits: Tensor, target: Tensor, positions: torch.Size) -> str:
         return ": the class dimension is 1, use logits.movedim(-1, 1)"
     if target.is_floating_point() and logits.shape == target.shape[:1] + target.shape[2:]:
         return ": logits are the first argument, the target is the second"
+    if logits.ndim == 1:
+        return ": one logit for two classes is for sy.BCEWithLogitsLoss" * (
+            target.shape == logits.shape
+        )
     if target.ndim == len(positions) + 1 and target.shape[1] == 1:
         return ": use target.squeeze(1)"
     if target.shape == logits.shape:

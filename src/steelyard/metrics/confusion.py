@@ -4,7 +4,7 @@ A confusion matrix is (…, C, C); rows are the true classes.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,7 +44,11 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Te
     return counts.reshape(*batch, num_classes, num_classes)
 
 
-def _check_indices(name: str, indices: Tensor, num_classes: int) -> None:
+def _check_indices(name: str, indices: Any, num_classes: int) -> None:
+    if not isinstance(indices, Tensor):
+        raise TypeError(
+            f"{name} is a {type(indices).__name__}, expected a tensor: torch.as_tensor(…)"
+        )
     if indices.is_floating_point() or indices.is_complex():
         raise TypeError(
             f"{name} is {indices.dtype}, expected class indices: of logits (N, C) .argmax(1)"
