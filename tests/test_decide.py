@@ -204,6 +204,26 @@ def test_no_temperature_has_less_log_loss(seed, scale, classes):
     assert found == pytest.approx(np.exp(best.x), rel=1e-5)
 
 
+@pytest.mark.parametrize("weight", [[1.0, 4.0, 20.0], {2: 0.25}])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_temperature_beside_class_weights_has_less_log_loss(seed, weight):
+    logits, labels = problem(seed, rows=300, classes=3)
+    w = torch.tensor([1.0, 1.0, 0.25] if isinstance(weight, dict) else weight).double()
+    logits = 3 * (logits.double() + w.log())
+
+    def loss(log_t):
+        unweighted = logits / np.exp(log_t) - w.log()
+        return torch.nn.functional.cross_entropy(unweighted, labels).item()
+
+    found = sy.fit_temperature(logits, labels, weight=weight)
+    best = minimize_scalar(loss, bounds=(-6, 6), method="bounded", options={"xatol": 1e-12})
+    assert found == pytest.approx(np.exp(best.x), rel=1e-5)
+    assert abs(found - sy.fit_temperature(logits, labels)) > 0.01
+    assert sy.fit_temperature(logits, labels, weight=[1, 1, 1]) == sy.fit_temperature(
+        logits, labels
+    )
+
+
 def test_temperatures_have_ends():
     right = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     # Rows that are all right would have a model that is wholly sure, and wrong once without end.
@@ -301,6 +321,8 @@ Z, COSTS = torch.zeros(2, 2), torch.tensor([[0.0, 5.0], [100.0, 0.0]])
         (lambda: sy.tune_biases(Z, Y, ignore_index=1, start=P[:1]), ValueError, r"shape \(1,\)"),
         (lambda: sy.tune_biases(Z / 0, Y), ValueError, "logits hold NaN"),
         (lambda: sy.fit_temperature(Z[:0], Y[:0]), ValueError, "no rows to choose by"),
+        (lambda: sy.fit_temperature(Z, Y, weight=[0, 1]), ValueError, "weight of class 0 is 0"),
+        (lambda: sy.fit_temperature(Z, Y, weight=[1, 1, 1]), ValueError, "weight has 3"),
         (
             lambda: sy.fit_temperature(torch.tensor([[0, -torch.inf]]), Y[1:]),
             ValueError,

@@ -15,6 +15,8 @@ from steelyard._biases import Score, named, scores_of, search_biases
 from steelyard._platt import search_scale_and_shift
 from steelyard.losses.cells import check_cells
 from steelyard.losses.contract import described, warn_of_probabilities
+from steelyard.losses.posthoc import unweight_logits
+from steelyard.losses.vectors import PerClass
 
 __all__ = ["decide", "fit_platt_scaling", "fit_temperature", "tune_biases", "tune_threshold"]
 
@@ -170,14 +172,19 @@ def tune_biases(
     return search_biases(rows, target, biases, rate)
 
 
-def fit_temperature(logits: Tensor, labels: Tensor, *, ignore_index: int = -100) -> float:
+def fit_temperature(
+    logits: Tensor, labels: Tensor, *, weight: PerClass | None = None, ignore_index: int = -100
+) -> float:
     """The temperature T with the least log loss of ``(logits / T).softmax(1)``.
 
-    It changes no decision and no order within a row, only how sure the model is.
+    It changes no decision and no order within a row, only how sure the model is. A loss that
+    stretches logits, such as focal loss, stretches class weights with them. Give them as
+    ``weight``: T is then that of ``unweight_logits(logits / T, weight).softmax(1)``.
 
     Args:
         logits: (N, C) or (N, C, d1, …), of validation rows.
         labels: class indices (N,) or (N, d1, …).
+        weight: the class weights of the training, all > 0; None: there were none.
         ignore_index: rows of this label count nowhere.
 
     Returns:
@@ -188,7 +195,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, ignore_index: int = -100)
     Raises:
         TypeError: logits are not floating, or labels no integers.
         ValueError: shapes that do not fit, no rows, NaN or +inf logits, a label that a logit of
-            −inf rules out.
+            −inf rules out, a weight of 0, or weights of another number of classes.
         IndexError: a label outside 0 … C−1.
 
     Warns:
@@ -212,10 +219,13 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, ignore_index: int = -100)
             "a label has the logit −inf, and no temperature makes it possible: leave such rows out"
         )
     rows = (rows - of_label).clamp_min(torch.finfo(torch.float64).min)
+    moved = rows.new_zeros(rows.shape[1])  # by what no temperature divides
+    if weight is not None:
+        moved = unweight_logits(moved, weight)
 
     def slope(sharpness: float) -> float:
         """Of the log loss by 1/T: how much more the model expects than it gets."""
-        p = (sharpness * rows).softmax(1)
+        p = (sharpness * rows + moved).softmax(1)
         return float(torch.where(p > 0, p * rows, 0.0).sum(1).mean())
 
     # The log loss is convex in 1/T, so its slope crosses 0 once.
