@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import studies
 import torch
-from network_cases import SPACE, sgd
+from network_cases import SPACE, blobs, sgd
+from network_cases import study as networks_study
 from torch.utils.data import TensorDataset
 
 from steelyard import compare
 from steelyard.compare import evidence, results
 from steelyard.compare.training.results import _detectable
-from steelyard.report import numbers, opening, render
+from steelyard.report import numbers, opening, render, tables
 from steelyard.report.reading import Reading
 
 COSTS = {"honest": {"fraud": 5}, "fraud": {"honest": 100}}
@@ -191,3 +192,28 @@ def test_seeds_without_spread_would_not_have_shown_a_difference_of_nothing():
     assert _detectable([alike], titles, 5) == []
     [said] = _detectable([alike, unclear], titles, 5)
     assert said.endswith("a difference from cross-entropy of 20.0 points (Other).")
+
+
+def test_the_set_up_says_what_none_means():
+    unset = dict.fromkeys(("clip", "costs", "positive", "micro_batch", "validation", "group"))
+    assert tables.options(unset | {"seeds": 5}) == [
+        ("clip", "none"),
+        ("costs", "none"),
+        ("positive", "none"),
+        ("micro batch", "whole steps"),
+        ("validation", "a set of its own"),
+        ("group", "automatic"),
+        ("seeds", "5"),
+    ]
+
+
+def test_the_set_up_of_a_network_says_where_rows_came_from():
+    page = render(networks_study(losses=["focal"], epochs=1, draws=1, seeds=1).results)
+    assert "chosen on validation rows carved from the training rows; one test set judges" in page
+    assert page.count("<dt>test rows</dt>") == 1
+    found = networks_study(
+        losses=["focal"], epochs=1, draws=1, seeds=1, validation=blobs(40, seed=7), test=None
+    )
+    page = render(found.results)
+    assert "chosen on a validation set of their own; test rows are carved anew for every" in page
+    assert "and are read by the chosen draw alone." in page

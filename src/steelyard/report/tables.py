@@ -15,6 +15,15 @@ from steelyard.report.reading import (
     option_names,
 )
 
+# What None means of an option, where nothing was chosen in its place.
+_UNSET = {
+    "clip": "none",
+    "costs": "none",
+    "positive": "none",
+    "micro_batch": "whole steps",
+    "validation": "a set of its own",
+    "test": "a set of its own",
+}
 _MARKS = {"better": "▲", "worse": "▼", "no detectable difference": "=", "failed": "✕"}
 
 
@@ -247,10 +256,11 @@ def failures(reading: Reading) -> list[tuple[str, str, str, str]]:
 
 
 def options(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values of what was set; None is the study's own choice."""
+    """Names and values of what was set; None is mostly the study's own choice."""
     return [
-        (name.replace("_", " "), "automatic" if value is None else numbers.option(value))
+        (name.replace("_", " "), _UNSET.get(name, "automatic") if value is None else shown)
         for name, value in values.items()
+        for shown in [numbers.option(value)]
     ]
 
 
