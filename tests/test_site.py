@@ -1,5 +1,6 @@
 """The site builds without a warning, has an entry for every public name, and asks no other host."""
 
+import dataclasses
 import importlib
 import inspect
 import os
@@ -15,6 +16,7 @@ import pytest
 
 import steelyard as sy
 from steelyard import compare, integrations, metrics
+from steelyard.compare.training.plan import Plan
 
 pytest.importorskip("sphinx")
 pytest.importorskip("furo")
@@ -110,6 +112,16 @@ def test_every_public_name_has_an_example(room):
         if function := re.match(r":func:`(\w+)` as a module", shown.__doc__):
             shown = getattr(sy, function[1])
         assert example_of(shown.__doc__), f"{room}.{name}: an Example in its docstring"
+
+
+def test_the_options_of_a_study_are_documented_with_their_defaults():
+    text = compare.trainings.__doc__
+    for option in dataclasses.fields(Plan):
+        assert f"- {option.name}" in text or f"; {option.name}" in text
+        if option.default not in (None, dataclasses.MISSING):
+            default = str(option.default)
+            written = f'"{default}"' if isinstance(option.default, str) else default
+            assert f"{option.name} ({written})" in text
 
 
 @pytest.mark.slow

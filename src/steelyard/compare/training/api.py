@@ -96,22 +96,29 @@ def trainings(loop: Train, /, **options: Any) -> Comparison:
         **options: what both kinds of study take:
 
             - train: Dataset of (input, target); augmentation is its own
-            - test: Dataset that every seed is judged on; None carves `test_share` of train per seed
-            - validation: share of train's rows to choose by, or a Dataset
+            - test: Dataset that every seed is judged on; None carves `test_share` (0.2) per seed
+            - validation (0.15): share of train's rows to choose by, or a Dataset
             - unaugmented: the rows of train as they are to be seen when choosing and judging
             - groups, test_groups: one label per row; rows of one group are never parted
             - losses: names, callables (logits, target) → mean, or pairs (name, callable)
             - head: the network's last layer, as in "fc", for cosine heads and cheap candidates
             - space: {"learning_rate": (low, high, default), …}, or a number that stays
-            - schedule: "cosine", "constant", or (step, steps) → share of the learning rate
+            - schedule ("cosine"): or "constant", or (step, steps) → share of the learning rate
             - classes: their names; num_classes: how many; unit: what a row is called
             - collate, loaders: of the DataLoader; fingerprint: a text that names the data
             - out: folder that keeps what is finished, and `results.json`; None keeps nothing
             - workers, backend, address: processes here, or a Dask or Ray cluster
             - progress: False trains in silence, and without timing a few steps first
             - forks: False trains every candidate from its first epoch
-            - the fields of `Plan`: seeds, draws, tune, epochs, batch_size, micro_batch, select,
-              keep, clip, precision, ignore_index, first_seed, device
+            - seeds (5): how many times every chosen candidate is trained; first_seed (0)
+            - draws (4): hyper-parameter draws that each candidate is tuned with
+            - tune ("once"): on the first seed; "every" tunes on each
+            - epochs (30): passes over the training rows
+            - batch_size (128): rows per step; micro_batch: rows per forward, None takes the step
+            - select ("balanced_accuracy"): the score by which a draw is chosen on validation rows
+            - keep ("last"): the network of the last epoch counts, or of the "best" by `select`
+            - clip: largest norm of the gradient; precision ("float32"): or "bf16", mixed
+            - ignore_index (-100): positions of this label count nowhere; device ("cpu")
 
     Returns:
         A `Comparison`.

@@ -35,11 +35,15 @@ class Kept(NamedTuple):
 def predictions(folder: str | Path) -> Iterator[Kept]:
     """The predictions that a study of your own network kept, training by training.
 
-    For thresholds, costs and scores that are thought of later. ``logits`` (N, C) follow the rows
-    of the validation and test data; of masks and sequences there is ``confusion`` (N, C, C).
+    For thresholds, costs and scores that are thought of later.
 
     Args:
         folder: the study's ``out``.
+
+    Yields:
+        For each training ``candidate``, ``seed``, ``draw``, ``validation`` and ``test``, which is
+        None for draws that were not chosen. Both have ``logits`` (N, C), in the order of the rows;
+        of masks and sequences ``confusion`` (N, C, C).
 
     Raises:
         StudyError: there is no study, or it cannot be read.
