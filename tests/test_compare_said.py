@@ -38,6 +38,7 @@ def study():
         ([20, 300, 26], None),
         ([400, 19, 30], "The test rows hold 19 of class b: its recall moves in steps of 5 points."),
         ([400, 4, 30], "The test rows hold 4 of class b: its recall moves in steps of 25 points."),
+        ([400, 8, 30], "The test rows hold 8 of class b: its recall moves in steps of 13 points."),
         ([400, 0, 30], "The test rows hold none of class b: it has no recall."),
         (
             [6, 4, 30],

@@ -137,7 +137,11 @@ def few_test_rows(counts: Sequence[int], classes: Sequence[str]) -> list[str]:
         return []
     least = min(few, key=lambda c: counts[c])
     rows, name = int(counts[least]), classes[least]
-    steps = f"its recall moves in steps of {100 / rows:.0f} points" if rows else "it has no recall"
+    steps = (
+        f"its recall moves in steps of {int(100 / rows + 0.5)} points"
+        if rows
+        else "it has no recall"
+    )
     if len(few) == 1:
         return [f"The test rows hold {rows or 'none'} of class {name}: {steps}."]
     return [
