@@ -174,6 +174,9 @@ def test_probabilities_in_the_place_of_logits_are_told() -> None:
                 call(given)
         call(p.log())
         call(p * 1.011)  # 0.01 is what rounding may do
+    for given in (p * 1.009, p[:2]):
+        with pytest.warns(UserWarning, match="as probabilities do"):
+            sy.adjust_logits(given, COUNTS)
     sy.adjust_logits(torch.eye(3), COUNTS)
     sy.adjust_logits(p[:1], COUNTS)  # one row may be like that by chance
     sy.adjust_logits(p, sy.ClassCounts([1, 2, 3], total=[9, 9, 9]))
