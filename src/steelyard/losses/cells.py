@@ -17,14 +17,13 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard.losses.contract import (
-    NO_SUM,
     ROUNDING,
-    check_denominator,
     check_logits,
     check_same_device,
     check_sample_weight,
     described,
     first_of,
+    reduction_of,
 )
 from steelyard.losses.module import Compute, Loss, times
 from steelyard.losses.options import CHOICES, RENAMED, Keywords, Options
@@ -230,15 +229,10 @@ def evaluate(
         dtype = ops.compute_dtype(logits)
         sample_weight = moved("sample_weight", sample_weight, logits.device, dtype)
     problem = form.fit(logits).problem(options, target, sample_weight)
-    over: str | Tensor | None = form.over(options)
-    kind = options.reduction
-    if denominator is not None:
-        if kind == "none":
-            raise ValueError(NO_SUM)
-        kind, over = "mean", check_denominator(denominator, logits)
-    nothing = math.nan if options.empty == "nan" else math.inf
-    losses = compute(logits, problem, options.engine, ops.Reduction(kind, over, nothing))
-    return losses.squeeze(1) if one_class and kind == "none" and problem.per_cell else losses
+    reduction = reduction_of(options, form.over(options), denominator, logits)
+    losses = compute(logits, problem, options.engine, reduction)
+    single = one_class and reduction.kind == "none" and problem.per_cell
+    return losses.squeeze(1) if single else losses
 
 
 def check_cells(logits: Any, target: Any, ignore_index: float) -> None:

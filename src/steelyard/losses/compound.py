@@ -1,6 +1,5 @@
 """Sums of losses, and the one that most segmentation is trained with: Dice and cross-entropy."""
 
-import math
 from collections.abc import Iterable, Sequence
 from copy import copy
 from typing import Any, Self, Unpack, cast
@@ -289,8 +288,7 @@ def _cross_entropy(
         over = (overlap.target != overlap.ignore_index).sum().to(logs.dtype)
     else:
         over = own.sum()
-    nothing = math.nan if options.empty == "nan" else math.inf
-    return ops.Reduction("mean", nothing=nothing).of_sums(logs.sum(), over)[0]
+    return ops.Reduction("mean", nothing=options.nothing).of_sums(logs.sum(), over)[0]
 
 
 def _totals_of(batch: Sequence[RegionLoss]) -> str:

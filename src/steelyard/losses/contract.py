@@ -8,13 +8,31 @@ from torch import Tensor
 from steelyard import ops
 from steelyard.classes.numbers import kind_of
 from steelyard.classes.warning import tell
-from steelyard.losses.options import check_number
+from steelyard.losses.options import Options, check_number
 from steelyard.losses.vectors import check_values, moved, readable
 
 _LOOKED_AT = 1 << 12  # numbers of a target that every call can afford to look at: some 10 µs
 ROUNDING = 0.01  # by which half precision may lift the sum of many probabilities above 1
 
 NO_SUM = "denominator divides a sum, and reduction='none' makes none: leave one of the two out"
+
+
+def reduction_of(
+    options: Options, over: str | None, denominator: float | Tensor | None, logits: Tensor
+) -> ops.Reduction:
+    """What becomes of the losses of one call; a denominator divides their sum, and no other does.
+
+    Args:
+        options: of the loss.
+        over: what its mean divides by, by name.
+        denominator: the user's, if given.
+        logits: of the call.
+    """
+    if denominator is None:
+        return ops.Reduction(options.reduction, over, options.nothing)
+    if options.reduction == "none":
+        raise ValueError(NO_SUM)
+    return ops.Reduction("mean", check_denominator(denominator, logits), options.nothing)
 
 
 def check_denominator(denominator: float | Tensor, logits: Tensor) -> Tensor:

@@ -105,6 +105,11 @@ class Options:
         object.__setattr__(self, "ignore_index", index)
 
     @property
+    def nothing(self) -> float:
+        """What a divisor of 0 becomes: over infinity a mean over nothing is 0."""
+        return math.nan if self.empty == "nan" else math.inf
+
+    @property
     def smooths(self) -> bool:
         """Whether the target is smoothed at all."""
         return isinstance(self.label_smoothing, Tensor) or self.label_smoothing > 0

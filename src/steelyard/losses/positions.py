@@ -9,7 +9,6 @@ y, or with a target distribution t:
 and the mean divides by what ``mean_over`` says.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, cast
 
@@ -18,13 +17,12 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard.losses.contract import (
-    NO_SUM,
-    check_denominator,
     check_logits,
     check_same_device,
     check_sample_weight,
     described,
     first_of,
+    reduction_of,
     refuse_labels,
 )
 from steelyard.losses.module import Compute, Loss, times
@@ -71,16 +69,21 @@ class Form(NamedTuple):
         if not vectors:
             return self
         dtype, num_classes = ops.compute_dtype(logits), logits.shape[1]
-        for vector in vectors:
-            if (
-                vector.shape != (num_classes,)
-                or vector.dtype is not dtype
-                or vector.device != logits.device
-            ):
-                break
-        else:
-            return self
-        like = logits.new_empty(0, dtype=dtype)
+        shape, device = (num_classes,), logits.device
+        if all(vector.shape == shape and vector.device == device for vector in vectors):
+            # Most calls, so few logits feel each step of it.
+            _, parameter, weight, scale, bias, margin, _ = self
+            if parameter is not None and isinstance(parameter, Tensor):
+                parameter = parameter.to(dtype)
+            return Form(
+                self.tail,
+                parameter,
+                None if weight is None else weight.to(dtype),
+                None if scale is None else scale.to(dtype),
+                None if bias is None else bias.to(dtype),
+                None if margin is None else margin.to(dtype),
+            )
+        like = logits if logits.dtype is dtype else logits.new_empty(0, dtype=dtype)
 
         def fitted(name: str, vector: Tensor | None) -> Tensor | None:
             return None if vector is None else fit(name, vector, num_classes, like)
@@ -127,8 +130,14 @@ def evaluate(
         A 0-d tensor, or with reduction="none" one of the shape of class indices; in float32, or
         float64 for float64 logits.
     """
-    check_shapes(logits, target)
-    check_same_device(logits, target)
+    few = ops.are_few(logits, target)
+    if not few:
+        check_shapes(logits, target)
+        check_same_device(logits, target)
+    elif sample_weight is None and denominator is None and compute is ops.losses:
+        value = _at_once(form, options, logits, target)
+        if value is not None:
+            return value
     single = logits.ndim == 1
     if single:
         logits, target = logits.unsqueeze(0), target.unsqueeze(0)
@@ -138,22 +147,18 @@ def evaluate(
         sample_weight = check_sample_weight(sample_weight, positions)
         dtype = ops.compute_dtype(logits)
         sample_weight = moved("sample_weight", sample_weight, logits.device, dtype)
-    over: str | Tensor | None = options.mean_over
-    if denominator is not None:
-        if options.reduction == "none":
-            raise ValueError(NO_SUM)
-        over = check_denominator(denominator, logits)
-    kind = options.reduction if denominator is None else "mean"
-    reduction = ops.Reduction(kind, over, math.nan if options.empty == "nan" else math.inf)
-    soft = target.is_floating_point()
+    reduction = reduction_of(options, options.mean_over, denominator, logits)
+    soft = not few and target.is_floating_point()
     if soft:
         check_no_ignored_probabilities(options)
-        if sample_weight is None and (few := first_of(target)) is not None:
-            refuse_labels(few)
-    else:
+        if sample_weight is None and (seen := first_of(target)) is not None:
+            refuse_labels(seen)
+        target = target.to(ops.compute_dtype(logits))
+    elif not few:
         refuse_on_device(target, logits.shape[1], options.ignore_index)
+        target = target.long()
     problem = ops.SoftmaxProblem(
-        target=target.to(ops.compute_dtype(logits)) if soft else target.long(),
+        target=target,
         ignore_index=options.ignore_index,
         weight=form.weight,
         sample_weight=sample_weight,
@@ -170,7 +175,24 @@ def evaluate(
         if soft:
             raise
         refuse_out_of_range(target, logits.shape[1], options.ignore_index, error)
-    return losses.squeeze(0) if single and kind == "none" else losses
+    return losses.squeeze(0) if single and reduction.kind == "none" else losses
+
+
+def _at_once(form: Form, options: Options, logits: Tensor, target: Tensor) -> Tensor | None:
+    """The loss of few logits where it is a tail of edited ones and no more; else None."""
+    if (
+        form.weight is not None
+        or form.margin is not None
+        or isinstance(form.parameter, Tensor)
+        or options.ignore_index >= 0
+        or options.engine != "auto"
+        or options.smooths
+    ):
+        return None
+    if form.scale is not None or form.bias is not None:
+        form = form.fit(logits)
+        logits = ops.edited(logits, None, form.scale, form.bias, None)
+    return ops.losses_at_once(logits, target, form.tail, form.parameter, options.reduction)
 
 
 def refuse_on_device(target: Tensor, num_classes: int, ignore_index: int) -> None:

@@ -9,7 +9,6 @@ are summed, with p the softmax or the sigmoid and s the sample weight, and a los
 ω is the weight of the class.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -218,8 +217,7 @@ def reduced(
         return losses.sum()
     else:
         over = divisor(options, weight, counts).to(losses.dtype)
-    nothing = math.nan if options.empty == "nan" else math.inf
-    return ops.Reduction("mean", nothing=nothing).of_sums(losses.sum(), over)[0]
+    return ops.Reduction("mean", nothing=options.nothing).of_sums(losses.sum(), over)[0]
 
 
 def divisor(options: RegionOptions, weight: Tensor, counts: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ ops for a graph. :mod:`~steelyard.ops.compat` has every use of what torch does n
 """
 
 from steelyard.ops import compat
+from steelyard.ops.cpu.small import are_few, losses_at_once
 from steelyard.ops.dispatch import (
     ENGINES,
     EngineChoice,
@@ -65,12 +66,14 @@ __all__ = [
     "Sums",
     "Tail",
     "along_classes",
+    "are_few",
     "choose_engine",
     "compat",
     "compute_dtype",
     "covered",
     "edited",
     "losses",
+    "losses_at_once",
     "lovasz",
     "masses",
     "select",

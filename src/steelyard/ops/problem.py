@@ -180,7 +180,7 @@ class Reduction(NamedTuple):
 
 def along_classes(vector: Tensor, logits: Tensor) -> Tensor:
     """View a vector (C,) so that it broadcasts along dimension 1 of logits (N, C, d…)."""
-    return vector.view(-1, *[1] * (logits.ndim - 2))
+    return vector if logits.ndim == 2 else vector.view(-1, *[1] * (logits.ndim - 2))
 
 
 def compute_dtype(logits: Tensor) -> torch.dtype:

@@ -73,11 +73,14 @@ class SoftmaxProblem(Problem):
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor that takes part, but the logits."""
-        parts = (self.target, self.weight, self.sample_weight, self.scale, self.bias, self.margin)
-        parameters = self.parameter if isinstance(self.parameter, tuple) else (self.parameter,)
-        # None first: it is what most are, and isinstance of a Tensor asks PyTorch.
-        each = (*parts, *parameters)
-        return tuple([t for t in each if t is not None and isinstance(t, Tensor)])
+        vectors = (self.weight, self.sample_weight, self.scale, self.bias, self.margin)
+        found = [self.target, *[vector for vector in vectors if vector is not None]]
+        parameter = self.parameter
+        # None and numbers first: it is what most are, and isinstance of a Tensor asks PyTorch.
+        if parameter is not None and type(parameter) is not float:
+            each = parameter if isinstance(parameter, tuple) else (parameter,)
+            found += [part for part in each if isinstance(part, Tensor)]
+        return tuple(found)
 
     def losses(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """The definition; see :meth:`Problem.losses`."""

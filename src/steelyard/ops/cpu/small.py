@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from steelyard.ops import compat
 from steelyard.ops.problem import Reduction
 from steelyard.ops.softmax import CROSS_ENTROPY, SoftmaxProblem, Tail
 
@@ -25,8 +26,32 @@ _ZERO = {dtype: torch.tensor(0.0, dtype=dtype, device="cpu") for dtype in _DTYPE
 _MINUS_ONE = {dtype: torch.tensor(-1.0, dtype=dtype, device="cpu") for dtype in _DTYPES}
 
 
+def are_few(logits: Any, target: Any) -> bool:
+    """Whether both are such that there is nothing to check about them, and few to compute."""
+    return (
+        not compat.is_disturbed()
+        and (type(logits) is Tensor or type(logits) is nn.Parameter)
+        and type(target) is Tensor
+        and logits.is_cpu
+        and target.is_cpu
+        and target.dtype is torch.int64
+        and target.shape == logits.shape[:1]
+        and _obstacle_of(logits) is None
+    )
+
+
 def obstacle(logits: Tensor, problem: object) -> str | None:
     """Why PyTorch's kernels are not the quickest way, if so."""
+    if (reason := _obstacle_of(logits)) is not None:
+        return reason
+    if not isinstance(problem, SoftmaxProblem) or problem.all_classes:
+        return "it takes class indices alone, without smoothing"
+    if problem.margin is not None:
+        return "it edits by class, not by target"
+    return None
+
+
+def _obstacle_of(logits: Tensor) -> str | None:
     if logits.ndim != 2 or logits.dtype not in _DTYPES or not logits.is_contiguous():
         return "it takes contiguous rows of float32 or float64"
     few = FEW
@@ -34,11 +59,27 @@ def obstacle(logits: Tensor, problem: object) -> str | None:
         few = min(few, FEW_PER_THREAD * torch.get_num_threads())
     if not 0 < logits.numel() <= few:
         return f"there are none, or more than {few} logits"
-    if not isinstance(problem, SoftmaxProblem) or problem.all_classes:
-        return "it takes class indices alone, without smoothing"
-    if problem.margin is not None:
-        return "it edits by class, not by target"
     return None
+
+
+def losses_at_once(
+    logits: Tensor, target: Tensor, tail: Tail, parameter: Any, kind: str
+) -> Tensor | None:
+    """The losses of a tail and no more, reduced, for logits and target that :func:`are_few`.
+
+    Without weights every position counts once, unless it is ignored: there is no problem to state.
+    None where an index is negative or too large, which the long way ignores or names.
+    """
+    if target.min().item() < 0:
+        return None
+    try:
+        if tail == CROSS_ENTROPY:
+            return F.cross_entropy(logits, target, reduction=kind)
+        nll = F.cross_entropy(logits, target, reduction="none")
+    except (IndexError, RuntimeError):
+        return None
+    divisor = {"none": None, "sum": 1.0, "mean": len(target)}[kind]
+    return _tailed(nll, (target,), tail, parameter, None, divisor)
 
 
 def losses(
@@ -74,10 +115,7 @@ def losses(
         if not divisor and reduction.nothing != math.inf:
             return None  # NaN, whose gradient is 0
         divisor = divisor or math.inf
-    rest = (problem.tail, _parameter(problem), share, divisor)
-    if nll.requires_grad:
-        return _Tail.apply(nll, tensors, *rest)  # type: ignore[no-untyped-call, no-any-return]
-    return _value(nll, *rest)
+    return _tailed(nll, tensors, problem.tail, _parameter(problem), share, divisor)
 
 
 def _cross_entropy(logits: Tensor, problem: SoftmaxProblem, reduction: Reduction) -> Tensor:
@@ -119,6 +157,13 @@ def _parameter(problem: SoftmaxProblem) -> Any:
         return parameter
     ignored = problem.target == problem.ignore_index
     return problem.parameter_of(problem.target.masked_fill(ignored, 0))
+
+
+def _tailed(nll: Tensor, tensors: tuple[Tensor, ...], *rest: Any) -> Tensor:
+    """:func:`_value`, as one node where a gradient is asked for."""
+    if nll.requires_grad:
+        return _Tail.apply(nll, tensors, *rest)  # type: ignore[no-untyped-call, no-any-return]
+    return _value(nll, *rest)
 
 
 def _value(
