@@ -317,8 +317,46 @@ def test_explain_engine_names_who_does_the_work() -> None:
     assert sy.explain_engine(few, index[:6]).engine == "pytorch"
     assert "few" in sy.explain_engine(few, index[:6]).reason
     assert sy.explain_engine(many, index).engine == "blocked"
-    assert sy.explain_engine(few, index[:6], label_smoothing=0.1).engine == "blocked"
     assert sy.explain_engine(few, index[:6], engine="blocked").engine == "blocked"
+
+
+def test_explain_engine_looks_at_the_whole_loss() -> None:
+    logits, index = torch.randn(6, 5), torch.zeros(6, dtype=torch.long)
+
+    def choice(loss: Any) -> str:
+        return sy.explain_engine(logits, index, loss=loss).engine
+
+    smoothed = sy.CrossEntropyLoss(label_smoothing=0.1, weight=[1, 2, 3, 4, 5])
+    assert choice(smoothed) == choice(sy.FocalLoss()) == "pytorch"
+    assert sy.explain_engine(logits, index, label_smoothing=0.1).engine == "pytorch"
+    assert choice(sy.FocalLoss(label_smoothing=0.1)) == "blocked"
+    assert choice(sy.LDAMLoss(class_counts=[5, 4, 3, 2, 1])) == "blocked"
+    assert choice(sy.FocalLoss(gamma=torch.nn.Parameter(torch.tensor(2.0)))) == "reference"
+    assert choice(sy.DeferredReweighting(sy.FocalLoss(), [1, 2, 3, 4, 5], 2)) == "pytorch"
+    assert choice(sy.DiceLoss()) == "blocked"
+    assert choice(sy.LovaszLoss()) == "reference"
+    with pytest.raises(TypeError, match="each part of a CompoundLoss has an engine of its own"):
+        choice(sy.DiceCELoss())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0, 0.0, 4.0, 5.0]])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_few_logits_that_are_nan_or_infinite(
+    smoothing: float, weight: list[float] | None, reduction: str
+) -> None:
+    """PyTorch makes NaN of what is ignored, or weighs nothing, and here it counts 0."""
+    logits = torch.randn(4, 5)
+    logits[0], logits[1:3, 2] = math.nan, -math.inf
+    index = torch.tensor([-100, 3, 2, 0])
+    options = {"label_smoothing": smoothing, "weight": weight, "reduction": reduction}
+    results = []
+    for engine in ("auto", "reference"):
+        z = logits.clone().requires_grad_()
+        value = sy.cross_entropy_loss(z, index, engine=engine, **options)
+        results += [value, *torch.autograd.grad(value.sum(), z)]
+    torch.testing.assert_close(results[:2], results[2:])
+    assert results[1][0].eq(0).all()
 
 
 @pytest.mark.parametrize("samples", [None, torch.tensor([2.0, 0.0, 1.0], dtype=torch.float64)])

@@ -1,5 +1,6 @@
 """Losses, class weights and honest comparisons for imbalanced classes in PyTorch."""
 
+from steelyard._explain_engine import explain_engine
 from steelyard.classes import ClassCounts, class_weights, count_classes, pos_weight
 from steelyard.decide import (
     decide,
@@ -9,7 +10,7 @@ from steelyard.decide import (
     tune_threshold,
 )
 from steelyard.distributed import ExactMean, step_denominator
-from steelyard.explain import explain, explain_engine
+from steelyard.explain import explain
 from steelyard.heads import CosineLinear
 from steelyard.linear import linear_loss
 from steelyard.losses import *  # noqa: F403

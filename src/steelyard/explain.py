@@ -12,15 +12,13 @@ from steelyard import ops
 from steelyard._explain_cells import CellExplanation, explain_cells
 from steelyard._explain_compound import CompoundExplanation, explain_compound
 from steelyard._explain_regions import explain_regions
-from steelyard.linear import engine_of_head
-from steelyard.losses.cells import CellForm, SigmoidLoss, check_cells
+from steelyard.losses.cells import SigmoidLoss
 from steelyard.losses.compound import CompoundLoss
 from steelyard.losses.contract import check_probabilities, check_sample_weight
 from steelyard.losses.module import Loss
 from steelyard.losses.options import Options
 from steelyard.losses.positions import Form, SoftmaxLoss, check_shapes
 from steelyard.losses.regions import RegionLoss
-from steelyard.losses.softmax import CrossEntropyLoss
 from steelyard.schedule import DeferredReweighting
 
 _SHOWN_POSITIONS = 50
@@ -165,8 +163,9 @@ def explain(
         RuntimeError: the arithmetic does not end at ``loss(logits, target)``: a bug to report.
 
     Example:
+        >>> import steelyard as sy
         >>> logits = torch.tensor([[0.9, 0.1], [0.8, 0.2]])
-        >>> worked = explain(CrossEntropyLoss(weight=[1, 2]), logits, torch.tensor([0, 1]))
+        >>> worked = sy.explain(sy.CrossEntropyLoss(weight=[1, 2]), logits, torch.tensor([0, 1]))
         >>> print(str(worked).splitlines()[-1])
         mean = (1·0.371101 + 2·1.037488) / (1 + 2) = 2.446077 / 3 = 0.815359
     """
@@ -203,63 +202,6 @@ def explain(
         for place, *row in zip(places, rows, aims, factors.flatten().tolist(), strict=True)
     )
     return _summed(loss, positions, expected, denominator)
-
-
-def explain_engine(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    loss: Loss | None = None,
-    label_smoothing: float = 0.0,
-    engine: str = "auto",
-    head: Tensor | None = None,
-) -> ops.EngineChoice:
-    """Which engine a loss uses for these tensors, and why.
-
-    Args:
-        logits: as for a loss; the values are not read.
-        target: as for a loss; the values are not read.
-        loss: the loss, whose own options count; None stands for one of one class per position.
-        label_smoothing: as for the loss: a smoothed target needs log p of all classes.
-        engine: as for the loss.
-        head: the weight (C, D) of a last layer, for :func:`linear_loss`: ``logits`` are then the
-            features (…, D) that it reads.
-
-    Returns:
-        ``engine``, its name, and ``reason``; of a head, how its logits are cut and what they take.
-
-    Raises:
-        ValueError: no engine of that name.
-
-    Example:
-        >>> explain_engine(torch.randn(8, 3), torch.zeros(8, dtype=torch.long)).engine
-        'pytorch'
-        >>> features, weight = torch.randn(2048, 64), torch.randn(32000, 64)
-        >>> chosen = explain_engine(features, torch.zeros(2048).long(), head=weight)
-        >>> print(chosen.reason.partition(", where")[0])
-        tiles of ... × 32,000 logits take ... MB beside the gradients
-    """
-    if head is not None:
-        whole = loss or CrossEntropyLoss(label_smoothing=label_smoothing, engine=engine)
-        return engine_of_head(whole, logits, head, target)
-    if isinstance(loss, SigmoidLoss):
-        return _engine_of_cells(loss, logits, target)
-    options = Options(engine=engine, label_smoothing=label_smoothing)
-    if loss is not None:
-        options = loss.options
-    check_shapes(logits, target)
-    batch = logits.unsqueeze(0) if logits.ndim == 1 else logits
-    problem = ops.SoftmaxProblem(target=target, smoothing=options.label_smoothing)
-    return ops.choose_engine(options.engine, batch, problem, (target,))
-
-
-def _engine_of_cells(loss: SigmoidLoss, logits: Tensor, target: Tensor) -> ops.EngineChoice:
-    check_cells(logits, target, loss.options.ignore_index)
-    if logits.ndim == 1:
-        logits, target = logits.unsqueeze(1), target.unsqueeze(1)
-    form: CellForm = loss.form
-    problem = form.fit(logits).problem(loss.options, target, None)
-    return ops.choose_engine(loss.options.engine, logits, problem, problem.tensors)
 
 
 def _position(

@@ -179,20 +179,27 @@ def evaluate(
 
 
 def _at_once(form: Form, options: Options, logits: Tensor, target: Tensor) -> Tensor | None:
-    """The loss of few logits where it is a tail of edited ones and no more; else None."""
+    """The loss of few logits, where to state a problem and choose an engine would take longest."""
+    form = form.fit(logits)
+    weight, smoothing = form.weight, options.label_smoothing
     if (
-        form.weight is not None
+        options.engine != "auto"
         or form.margin is not None
         or isinstance(form.parameter, Tensor)
-        or options.ignore_index >= 0
-        or options.engine != "auto"
-        or options.smooths
+        or isinstance(smoothing, Tensor)
+        or (weight is not None and (options.mean_over == "count" or weight.requires_grad))
     ):
         return None
-    if form.scale is not None or form.bias is not None:
-        form = form.fit(logits)
-        logits = ops.edited(logits, None, form.scale, form.bias, None)
-    return ops.losses_at_once(logits, target, form.tail, form.parameter, options.reduction)
+    return ops.losses_at_once(
+        ops.edited(logits, None, form.scale, form.bias, None),
+        target,
+        form.tail,
+        form.parameter,
+        options.reduction,
+        weight=weight,
+        ignore_index=options.ignore_index,
+        label_smoothing=smoothing,
+    )
 
 
 def refuse_on_device(target: Tensor, num_classes: int, ignore_index: int) -> None:

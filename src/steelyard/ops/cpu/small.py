@@ -44,8 +44,14 @@ def obstacle(logits: Tensor, problem: object) -> str | None:
     """Why PyTorch's kernels are not the quickest way, if so."""
     if (reason := _obstacle_of(logits)) is not None:
         return reason
-    if not isinstance(problem, SoftmaxProblem) or problem.all_classes:
-        return "it takes class indices alone, without smoothing"
+    if not isinstance(problem, SoftmaxProblem) or not problem.of_indices:
+        return "it takes class indices alone"
+    if problem.all_classes and (
+        problem.tail != CROSS_ENTROPY
+        or problem.sample_weight is not None
+        or isinstance(problem.smoothing, Tensor)
+    ):
+        return "it smooths cross-entropy alone, without sample weights"
     if problem.margin is not None:
         return "it edits by class, not by target"
     return None
@@ -63,23 +69,47 @@ def _obstacle_of(logits: Tensor) -> str | None:
 
 
 def losses_at_once(
-    logits: Tensor, target: Tensor, tail: Tail, parameter: Any, kind: str
+    logits: Tensor,
+    target: Tensor,
+    tail: Tail,
+    parameter: Any,
+    kind: str,
+    *,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
 ) -> Tensor | None:
-    """The losses of a tail and no more, reduced, for logits and target that :func:`are_few`.
+    """The losses, reduced as PyTorch does, where logits and target :func:`are_few`.
 
-    Without weights every position counts once, unless it is ignored: there is no problem to state.
-    None where an index is negative or too large, which the long way ignores or names.
+    Cross-entropy is PyTorch's own, whatever its options; another tail has none, and no position may
+    be ignored. None where it is not so, or where :func:`losses` has to look: an index is too large,
+    or there may be a NaN where none belongs.
     """
-    if target.min().item() < 0:
+    bare = weight is None and not label_smoothing
+    all_count = bare and ignore_index < 0 and target.min().item() >= 0
+    if not all_count and not (tail == CROSS_ENTROPY and _is_finite(logits)):
         return None
     try:
-        if tail == CROSS_ENTROPY:
-            return F.cross_entropy(logits, target, reduction=kind)
-        nll = F.cross_entropy(logits, target, reduction="none")
+        if tail != CROSS_ENTROPY:
+            nll = F.cross_entropy(logits, target, reduction="none")
+            divisor = {"none": None, "sum": 1.0, "mean": len(target)}[kind]
+            return _tailed(nll, (target,), tail, parameter, None, divisor)
+        value = F.cross_entropy(
+            logits,
+            target,
+            weight,
+            ignore_index=ignore_index,
+            reduction=kind,
+            label_smoothing=label_smoothing,
+        )
     except (IndexError, RuntimeError):
         return None
-    divisor = {"none": None, "sum": 1.0, "mean": len(target)}[kind]
-    return _tailed(nll, (target,), tail, parameter, None, divisor)
+    return value if all_count or _is_finite(value) else None
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether the sum is, which is one number to ask for."""
+    return math.isfinite((tensor.detach().sum() if tensor.ndim > 0 else tensor).item())
 
 
 def losses(
@@ -93,16 +123,16 @@ def losses(
     """
     unweighted = problem.weight is None and problem.sample_weight is None
     # One number tells it of most batches, at half the price of the sum of the logits.
-    all_count = unweighted and problem.ignore_index < 0 and problem.target.min().item() >= 0
-    if not all_count and not math.isfinite(logits.detach().sum().item()):
+    bare = unweighted and not problem.all_classes
+    all_count = bare and problem.ignore_index < 0 and problem.target.min().item() >= 0
+    if not all_count and not _is_finite(logits):
         return None
     if problem.scale is not None or problem.bias is not None:
         logits = problem.edited(logits, None)
     # Equal, not the same: a module that was copied or unpickled has another.
     if problem.sample_weight is None and problem.tail == CROSS_ENTROPY:
         value = _cross_entropy(logits, problem, reduction)
-        nothing = not all_count and reduction.kind == "mean" and math.isnan(value.item())
-        return None if nothing else value
+        return value if all_count or _is_finite(value) else None
     nll = _of_each(F.cross_entropy, logits, problem, None)
     share = None if unweighted else _share(logits, problem)
     divisor: float | None = None
@@ -130,6 +160,7 @@ def _cross_entropy(logits: Tensor, problem: SoftmaxProblem, reduction: Reduction
         problem.weight,
         ignore_index=problem.ignore_index,  # type: ignore[arg-type]
         reduction="sum" if divided else kind,
+        label_smoothing=problem.smoothing,  # type: ignore[arg-type]
     )
     return reduction.of_sums(value, reduction.divisor(problem, None))[0] if divided else value
 
