@@ -42,7 +42,7 @@ def test_a_bar_shows_what_is_done_and_takes_names_as_they_are(now):
     with LiveBar(Console(file=stream, force_terminal=True, width=80)) as bar:
         pace = Pace(4)
         now[0] += 10
-        bar.show(table, pace, 2)
+        bar.update(table, pace, 2)
         bar.note("[red]\x1b[2Jname")
     shown = stream.getvalue()
     assert "focal" in shown

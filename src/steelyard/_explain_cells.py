@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from steelyard import ops
-from steelyard.losses.cells import CellForm, SigmoidLoss, check_cell_weight, check_cells
+from steelyard.losses.cells import SigmoidLoss, check_cell_weight, check_cells
+from steelyard.losses.forms import CellForm
 
 _SHOWN = 100
 

@@ -4,11 +4,12 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard.linear import engine_of_head
-from steelyard.losses.cells import CellForm, SigmoidLoss, check_cells
+from steelyard.losses.cells import SigmoidLoss, check_cells
 from steelyard.losses.compound import CompoundLoss
+from steelyard.losses.forms import CellForm, Form
 from steelyard.losses.images import look
 from steelyard.losses.module import Loss
-from steelyard.losses.positions import Form, check_shapes
+from steelyard.losses.positions import check_shapes
 from steelyard.losses.regions import RegionLoss
 from steelyard.losses.softmax import CrossEntropyLoss
 from steelyard.schedule import DeferredReweighting
@@ -73,16 +74,7 @@ def explain_engine(
     check_shapes(logits, target)
     batch = logits.unsqueeze(0) if logits.ndim == 1 else logits
     form: Form = loss.form.fit(batch)
-    problem = ops.SoftmaxProblem(
-        target=target,
-        weight=form.weight,
-        smoothing=options.label_smoothing,
-        scale=form.scale,
-        bias=form.bias,
-        margin=form.margin,
-        tail=form.tail,
-        parameter=form.parameter,
-    )
+    problem = form.problem(options, target, None)
     return ops.choose_engine(options.engine, batch, problem, problem.tensors)
 
 

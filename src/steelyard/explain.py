@@ -15,9 +15,10 @@ from steelyard._explain_regions import explain_regions
 from steelyard.losses.cells import SigmoidLoss
 from steelyard.losses.compound import CompoundLoss
 from steelyard.losses.contract import check_probabilities, check_sample_weight
+from steelyard.losses.forms import Form
 from steelyard.losses.module import Loss
 from steelyard.losses.options import Options
-from steelyard.losses.positions import Form, SoftmaxLoss, check_shapes
+from steelyard.losses.positions import SoftmaxLoss, check_shapes
 from steelyard.losses.regions import RegionLoss
 from steelyard.schedule import DeferredReweighting
 

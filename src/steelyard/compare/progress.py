@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -49,7 +50,7 @@ class LiveBar:
         self._task = self._bar.add_task("training", total=None, left="")
         self._live = Live(console=console, refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> LiveBar:
+    def __enter__(self) -> Self:
         self._live.__enter__()
         return self
 
@@ -65,7 +66,7 @@ class LiveBar:
         """A sentence above the table, which stays."""
         self._live.console.print(printable(sentence), markup=False, highlight=False)
 
-    def show(self, table: Table, pace: Pace, done: float) -> None:
+    def update(self, table: Table, pace: Pace, done: float) -> None:
         """Bring what is shown up to date."""
         self._bar.update(self._task, total=pace.total, completed=done, left=pace.left(done))
         self._live.update(Group(table, self._bar))

@@ -15,7 +15,7 @@ from torch import Tensor
 import steelyard as sy
 from steelyard.compare.study import Candidate
 from steelyard.losses import SoftmaxLoss, tails
-from steelyard.losses.positions import Form
+from steelyard.losses.forms import Form
 
 Undo = Callable[[Tensor], Tensor]
 

@@ -10,7 +10,7 @@ and a loss is a pair of functions pos and neg. The mean divides by what ``mean_o
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, cast
+from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -25,9 +25,10 @@ from steelyard.losses.contract import (
     first_of,
     reduction_of,
 )
-from steelyard.losses.module import Compute, Loss, times
+from steelyard.losses.forms import CellForm
+from steelyard.losses.module import Compute, Loss
 from steelyard.losses.options import CHOICES, RENAMED, Keywords, Options
-from steelyard.losses.vectors import PerClass, fit, moved, readable
+from steelyard.losses.vectors import PerClass, moved, readable
 
 
 class PlainCellOptions(TypedDict, total=False):
@@ -93,107 +94,6 @@ KEYWORDS = Keywords(
         "gamma_negative": "it is `gamma_neg`",
     },
 )
-
-
-class CellForm(NamedTuple):
-    """What makes a sigmoid loss that loss.
-
-    Attributes:
-        positive, negative: the two sides of a cell: what it costs that a class that is there is
-            not seen, and that one is seen that is not there.
-        bias: added to the logits, (C,).
-        weight, pos_weight: (C,), or () for one number.
-        share: how much of a re-balanced weight each class takes, (C,); None without re-balancing.
-        rebalance: the numbers of the re-balanced weight, see :class:`steelyard.ops.Rebalance`.
-        positive_parameter, negative_parameter, positive_factor, negative_factor: those of the
-            sides that are one number per class (C,).
-        others_are_one: names those of ``weight`` and ``pos_weight`` that came from a dict.
-        whole_positions: the loss is of positions, not of cells.
-    """
-
-    positive: ops.Side
-    negative: ops.Side
-    bias: Tensor | None = None
-    weight: Tensor | None = None
-    pos_weight: Tensor | None = None
-    share: Tensor | None = None
-    rebalance: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    positive_parameter: Tensor | None = None
-    negative_parameter: Tensor | None = None
-    positive_factor: Tensor | None = None
-    negative_factor: Tensor | None = None
-    others_are_one: tuple[str, ...] = ()
-    whole_positions: bool = False
-
-    @property
-    def num_classes(self) -> int | None:
-        """How many classes the vectors speak of; None where there are none."""
-        for name in _VECTORS:
-            vector = getattr(self, name)
-            if vector is not None and vector.ndim > 0:
-                return cast("int", vector.shape[0])
-        return None
-
-    def weighted(
-        self,
-        weight: float | PerClass | None = None,
-        pos_weight: float | PerClass | None = None,
-    ) -> "CellForm":
-        """The form with the user's class weights."""
-        form = times(self, "weight", weight, or_number=True)
-        return cast("CellForm", times(form, "pos_weight", pos_weight, or_number=True))
-
-    def fit(self, logits: Tensor) -> "CellForm":
-        """The same with every vector of length C, in the dtype and on the device of logits."""
-        like = logits.new_empty(0, dtype=ops.compute_dtype(logits))
-        changes: dict[str, Any] = {}
-        for name, given_as in _VECTORS.items():
-            vector = getattr(self, name)
-            if vector is not None:
-                padded = name in self.others_are_one
-                changes[name] = fit(given_as, vector, logits.shape[1], like, others_are_one=padded)
-        return self._replace(**changes) if changes else self
-
-    def problem(
-        self, options: Options, target: Tensor, sample_weight: Tensor | None
-    ) -> ops.CellProblem:
-        """What is to be done, of a form that fits the target (N, C, d…)."""
-
-        def side(plain: ops.Side, parameter: Tensor | None, factor: Tensor | None) -> ops.Side:
-            if parameter is not None:
-                plain = plain._replace(parameter=parameter)
-            return plain if factor is None else plain._replace(factor=factor)
-
-        kind = ops.RankProblem if self.whole_positions else ops.CellProblem
-        return kind(
-            target=target,
-            ignore_index=options.ignore_index,
-            positive=side(self.positive, self.positive_parameter, self.positive_factor),
-            negative=side(self.negative, self.negative_parameter, self.negative_factor),
-            bias=self.bias,
-            weight=self.weight,
-            pos_weight=self.pos_weight,
-            sample_weight=sample_weight,
-            rebalance=None if self.share is None else ops.Rebalance(self.share, *self.rebalance),
-            smoothing=options.label_smoothing,
-        )
-
-    def over(self, options: Options) -> str | None:
-        """What a mean divides by, for :meth:`steelyard.ops.CellProblem.count`."""
-        return options.mean_over or ("position" if self.whole_positions else None)
-
-
-# The vectors of a form, and by which name the user gave them.
-_VECTORS = {
-    "weight": "weight",
-    "pos_weight": "pos_weight",
-    "bias": "class_counts",
-    "share": "class_counts",
-    "positive_parameter": "gamma",
-    "negative_parameter": "gamma",
-    "positive_factor": "alpha",
-    "negative_factor": "alpha",
-}
 
 
 def evaluate(

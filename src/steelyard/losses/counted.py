@@ -11,8 +11,9 @@ from torch import Tensor
 
 from steelyard.classes import ClassCountsLike, class_weights
 from steelyard.losses import tails
+from steelyard.losses.forms import Form
 from steelyard.losses.options import CallOptions, LossOptions, check_number
-from steelyard.losses.positions import Form, SoftmaxLoss, softmax_loss
+from steelyard.losses.positions import SoftmaxLoss, softmax_loss
 from steelyard.losses.priors import log_prior, softmax_counts
 from steelyard.losses.softmax import focal_form
 from steelyard.losses.vectors import PerClass

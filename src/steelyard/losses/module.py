@@ -10,42 +10,9 @@ from torch import Tensor, nn
 from steelyard import ops
 from steelyard.classes import ClassCounts
 from steelyard.losses.options import Keywords, Options
-from steelyard.losses.vectors import PerClass, has_values, read_class_vector
+from steelyard.losses.vectors import PerClass, has_values
 
 Compute = Callable[[Tensor, Any, str, ops.Reduction], Tensor]
-
-
-def times(form: Any, name: str, given: float | PerClass | None, **limits: Any) -> Any:
-    """The form with the user's class vector; it multiplies the one that the form has already.
-
-    Args:
-        form: with the field ``name``, ``others_are_one`` and ``num_classes``.
-        name: of the vector, ``weight`` for one.
-        given: the user's.
-        **limits: how :func:`read_class_vector` reads it.
-
-    Raises:
-        ValueError: another length than the form's own vectors, or numbers that it may not have.
-    """
-    if given is None:
-        return form
-    values, others_are_one = read_class_vector(name, given, **limits)
-    length = form.num_classes
-    if length is not None and values.ndim > 0:
-        if others_are_one and len(values) < length:
-            values = torch.cat([values, values.new_ones(length - len(values))])
-        if len(values) != length:
-            raise ValueError(
-                f"{name} has {len(values)} values, but the loss has {length} classes: give one "
-                "value per class"
-            )
-        others_are_one = False
-    if (own := getattr(form, name)) is not None:
-        values = own.to(values.device) * values
-    padded = tuple(other for other in form.others_are_one if other != name)
-    return form._replace(
-        **{name: values, "others_are_one": (*padded, name) if others_are_one else padded}
-    )
 
 
 class Loss(nn.Module):

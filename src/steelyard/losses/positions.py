@@ -10,7 +10,7 @@ and the mean divides by what ``mean_over`` says.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -25,84 +25,10 @@ from steelyard.losses.contract import (
     reduction_of,
     refuse_labels,
 )
-from steelyard.losses.module import Compute, Loss, times
+from steelyard.losses.forms import Form
+from steelyard.losses.module import Compute, Loss
 from steelyard.losses.options import CallOptions, Keywords, Options
-from steelyard.losses.vectors import PerClass, fit, moved, readable
-
-
-class Form(NamedTuple):
-    """What makes a loss that loss. Class vectors have shape (C,); every part may be absent.
-
-    Attributes:
-        tail: ``tail(log_p, parameter)``, elementwise, and 0 where log_p is 0.
-        parameter: the tail's: a number, one number per class, or a tuple of numbers.
-        weight: class weights.
-        scale, bias, margin: the edit of the logits.
-        others_are_one: names ``weight`` if it came from a dict: classes beyond its end weigh 1.
-    """
-
-    tail: ops.Tail
-    parameter: Any = None
-    weight: Tensor | None = None
-    scale: Tensor | None = None
-    bias: Tensor | None = None
-    margin: Tensor | None = None
-    others_are_one: tuple[str, ...] = ()
-
-    @property
-    def num_classes(self) -> int | None:
-        """How many classes the vectors speak of; None where there are none."""
-        for vector in (self.parameter, self.weight, self.scale, self.bias, self.margin):
-            if isinstance(vector, Tensor) and vector.ndim > 0:
-                return vector.shape[0]
-        return None
-
-    def weighted(self, weight: PerClass | None) -> "Form":
-        """The form with the user's class weights."""
-        return cast("Form", times(self, "weight", weight))
-
-    def fit(self, logits: Tensor) -> "Form":
-        """The same with every vector of length C, in the dtype and on the device of logits."""
-        each = (self.parameter, self.weight, self.scale, self.bias, self.margin)
-        # None first: it is what most are, and isinstance of a Tensor asks PyTorch.
-        vectors = [part for part in each if part is not None and isinstance(part, Tensor)]
-        if not vectors:
-            return self
-        dtype, num_classes = ops.compute_dtype(logits), logits.shape[1]
-        shape, device = (num_classes,), logits.device
-        if all(vector.shape == shape and vector.device == device for vector in vectors):
-            # Most calls, so few logits feel each step of it.
-            _, parameter, weight, scale, bias, margin, _ = self
-            if parameter is not None and isinstance(parameter, Tensor):
-                parameter = parameter.to(dtype)
-            return Form(
-                self.tail,
-                parameter,
-                None if weight is None else weight.to(dtype),
-                None if scale is None else scale.to(dtype),
-                None if bias is None else bias.to(dtype),
-                None if margin is None else margin.to(dtype),
-            )
-        like = logits if logits.dtype is dtype else logits.new_empty(0, dtype=dtype)
-
-        def fitted(name: str, vector: Tensor | None) -> Tensor | None:
-            return None if vector is None else fit(name, vector, num_classes, like)
-
-        weight, parameter = self.weight, self.parameter
-        if weight is not None:
-            weight = fit(
-                "weight", weight, num_classes, like, others_are_one=bool(self.others_are_one)
-            )
-        if isinstance(parameter, Tensor) and parameter.ndim > 0:
-            # The one parameter that any loss takes per class.
-            parameter = fit("gamma", parameter, num_classes, like)
-        return self._replace(
-            weight=weight,
-            parameter=parameter,
-            scale=fitted("class_counts", self.scale),
-            bias=fitted("class_counts", self.bias),
-            margin=fitted("class_counts", self.margin),
-        )
+from steelyard.losses.vectors import moved, readable
 
 
 def evaluate(
@@ -157,18 +83,7 @@ def evaluate(
     elif not few:
         refuse_on_device(target, logits.shape[1], options.ignore_index)
         target = target.long()
-    problem = ops.SoftmaxProblem(
-        target=target,
-        ignore_index=options.ignore_index,
-        weight=form.weight,
-        sample_weight=sample_weight,
-        smoothing=options.label_smoothing,
-        scale=form.scale,
-        bias=form.bias,
-        margin=form.margin,
-        tail=form.tail,
-        parameter=form.parameter,
-    )
+    problem = form.problem(options, target, sample_weight)
     try:
         losses = compute(logits, problem, options.engine, reduction)
     except (IndexError, RuntimeError) as error:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard.losses.contract import NO_SUM, check_denominator
+from steelyard.losses.forms import times
 from steelyard.losses.images import (
     Images,
     RegionCallOptions,
@@ -25,7 +26,7 @@ from steelyard.losses.images import (
     look,
     shape_of_logits,
 )
-from steelyard.losses.module import Loss, times
+from steelyard.losses.module import Loss
 from steelyard.losses.options import RENAMED, Keywords
 from steelyard.losses.vectors import PerClass, fit
 

@@ -26,12 +26,12 @@ from torch import Tensor
 from steelyard.losses import penalties
 from steelyard.losses.cells import (
     CellCallOptions,
-    CellForm,
     CellOptions,
     SigmoidLoss,
     UnweightedCellOptions,
     sigmoid_loss,
 )
+from steelyard.losses.forms import CellForm
 from steelyard.losses.options import check_number
 from steelyard.losses.vectors import PerClass, read_class_vector, readable
 from steelyard.ops import Side

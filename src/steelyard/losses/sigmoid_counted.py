@@ -7,7 +7,8 @@ from torch import Tensor
 
 from steelyard.classes import ClassCountsLike, as_class_counts, class_weights
 from steelyard.losses import penalties
-from steelyard.losses.cells import CellCallOptions, CellForm, CellOptions, SigmoidLoss, sigmoid_loss
+from steelyard.losses.cells import CellCallOptions, CellOptions, SigmoidLoss, sigmoid_loss
+from steelyard.losses.forms import CellForm
 from steelyard.losses.options import check_number
 from steelyard.losses.priors import Total, log_odds, positive_counts
 from steelyard.losses.sigmoid import bce_form, sigmoid_focal_form

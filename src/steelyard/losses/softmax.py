@@ -15,8 +15,9 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from steelyard.losses import tails
+from steelyard.losses.forms import Form
 from steelyard.losses.options import CallOptions, LossOptions, PlainOptions, check_number
-from steelyard.losses.positions import Form, SoftmaxLoss, softmax_loss
+from steelyard.losses.positions import SoftmaxLoss, softmax_loss
 from steelyard.losses.vectors import PerClass, read_class_vector
 
 __all__ = [

@@ -4,7 +4,8 @@ from typing import Unpack
 
 from torch import Tensor
 
-from steelyard.losses.cells import CellCallOptions, CellForm, CellOptions, SigmoidLoss, sigmoid_loss
+from steelyard.losses.cells import CellCallOptions, CellOptions, SigmoidLoss, sigmoid_loss
+from steelyard.losses.forms import CellForm
 from steelyard.losses.sigmoid import bce_form
 
 __all__ = ["ZLPRLoss", "zlpr_loss"]

@@ -13,7 +13,8 @@ from torch import Tensor
 import steelyard as sy
 from steelyard.compare.study import Candidate
 from steelyard.losses import SoftmaxLoss
-from steelyard.losses.positions import Form, evaluate
+from steelyard.losses.forms import Form
+from steelyard.losses.positions import evaluate
 
 _FILL = {"weight": 1.0, "scale": 1.0, "bias": 0.0, "margin": 0.0}  # what an absent vector means
 

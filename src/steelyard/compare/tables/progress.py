@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
@@ -100,33 +99,16 @@ class PlainLines(Counting):
         print(line, file=self.stream, flush=True)
 
 
-class LiveTable(Counting):
+class LiveTable(LiveBar, Counting):
     """A table that fills up, and a bar, on a terminal."""
 
     def __init__(self, study: Study, console: Console) -> None:
-        super().__init__(study)
-        self._bar = LiveBar(console)
-
-    def __enter__(self) -> LiveTable:
-        self._bar.__enter__()
-        self.show()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.__exit__(kind, error, trace)
-
-    def note(self, sentence: str) -> None:
-        """See `Watcher`."""
-        self._bar.note(sentence)
+        Counting.__init__(self, study)
+        LiveBar.__init__(self, console)
 
     def show(self) -> None:
         """See `Counting`."""
-        self._bar.show(self._table(), self.pace, self.done)
+        self.update(self._table(), self.pace, self.done)
 
     def _table(self) -> Table:
         table = bare_table()
