@@ -320,14 +320,14 @@ def notes(problem: Problem, plan: Plan, facts: Facts, judge_: Judge) -> list[str
         if few:
             least = min(few, key=lambda c: counts[c])
             known = (
-                f"its recall is known to about ±{50 / np.sqrt(counts[least]):.0f} points"
+                f"its recall is known to some ±{50 / np.sqrt(counts[least]):.0f} points"
                 if counts[least]
                 else "it has no say in what is chosen"
             )
             plural = "class has" if len(few) == 1 else "classes have"
             found.append(
                 f"{len(few)} {plural} fewer than {_FEW_ROWS} validation rows; "
-                f"{facts.classes[least]} has {counts[least]}: {known}."
+                f"class {facts.classes[least]} has {counts[least]}: {known}."
             )
         tested = problem.testing.targets.counts(split.test)
         found += few_test_rows(tested.tolist(), facts.classes)
