@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from steelyard._biases import Score, named, scores_of, search_biases
+from steelyard._given import CELLS_OF_NAMES, INDICES_OF_NAMES, expected_tensor
 from steelyard._platt import search_scale_and_shift
 from steelyard.losses.cells import check_cells
 from steelyard.losses.contract import described, warn_of_probabilities
@@ -92,7 +93,7 @@ def tune_threshold(probabilities: Tensor, labels: Tensor, score: str | Score = "
         Lipton et al., Thresholding classifiers to maximize F1 score, 2014, arXiv:1402.1892.
     """
     _check_floating("probabilities", probabilities)
-    _check_tensor("labels", labels)
+    _check_tensor("labels", labels, CELLS_OF_NAMES)
     p, truth = probabilities.detach().cpu(), labels.detach().cpu()
     if truth.is_floating_point() or truth.is_complex():
         raise TypeError(f"labels are {truth.dtype}; expected bool, or integers 0 and 1")
@@ -302,10 +303,11 @@ def fit_platt_scaling(
     return (scale[0], shift[0]) if logits.ndim == 1 else (scale, shift)
 
 
-def _check_tensor(name: str, given: Any) -> None:
+def _check_tensor(name: str, given: Any, of_names: str = INDICES_OF_NAMES) -> None:
     if not isinstance(given, Tensor):
         verb = "are" if name.endswith("s") else "is"
-        raise TypeError(f"{name} {verb} {described(given)}; expected a tensor: torch.as_tensor(…)")
+        expected = expected_tensor(given, of_names)
+        raise TypeError(f"{name} {verb} {described(given)}; expected {expected}")
 
 
 def _check_floating(name: str, given: Any) -> None:

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from steelyard import ops
+from steelyard._given import CELLS_OF_NAMES
 from steelyard.losses.contract import (
     ROUNDING,
+    check_is_tensor,
     check_logits,
     check_same_device,
     check_sample_weight,
-    described,
     first_of,
     reduction_of,
 )
@@ -153,8 +154,7 @@ def check_cells(logits: Any, target: Any, ignore_index: float) -> None:
 
 def check_target(target: Any) -> None:
     """Raise unless the target is a tensor of real numbers."""
-    if not isinstance(target, Tensor):
-        raise TypeError(f"target is {described(target)}, expected a tensor: torch.as_tensor(…)")
+    check_is_tensor(target, CELLS_OF_NAMES)
     if target.is_complex():
         raise TypeError(f"target is {target.dtype}, expected numbers in [0, 1], bool or 0 and 1")
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from steelyard import ops
+from steelyard._given import INDICES_OF_NAMES, expected_tensor
 from steelyard.classes.numbers import kind_of
 from steelyard.classes.warning import tell
 from steelyard.losses.options import Options, check_number
@@ -99,6 +100,13 @@ def warn_of_probabilities(logits: Tensor) -> None:
             "logits are ≥ 0 and sum to 1 over the classes, as probabilities do: give the logits "
             "from before the softmax, or probabilities.log()"
         )
+
+
+def check_is_tensor(target: Any, of_names: str = INDICES_OF_NAMES) -> None:
+    """Raise unless the target is a tensor; names in its place are to become what of_names says."""
+    if not isinstance(target, Tensor):
+        expected = expected_tensor(target, of_names)
+        raise TypeError(f"target is {described(target)}, expected {expected}")
 
 
 def check_sample_weight(sample_weight: Any, positions: torch.Size) -> Tensor:

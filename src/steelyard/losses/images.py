@@ -8,10 +8,10 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard.losses.contract import (
+    check_is_tensor,
     check_logits,
     check_same_device,
     check_sample_weight,
-    described,
 )
 from steelyard.losses.options import CHOICES, CallOptions, LossOptions, Options
 from steelyard.losses.positions import (
@@ -136,8 +136,7 @@ def check_classes(logits: Tensor, options: RegionOptions) -> None:
 
 def check_cells(logits: Tensor, target: Any, ignore_index: float) -> None:
     """Raise unless a target fits logits of which every class stands by itself."""
-    if not isinstance(target, Tensor):
-        raise TypeError(f"target is {described(target)}, expected a tensor: torch.as_tensor(…)")
+    check_is_tensor(target)
     if target.is_complex():
         raise TypeError(f"target is {target.dtype}, expected 0 and 1, or numbers between them")
     integers = not target.is_floating_point() and target.dtype is not torch.bool
@@ -183,6 +182,7 @@ def shape_of_logits(
     options: RegionOptions, target: Tensor, num_classes: int | None, *, at_least: bool
 ) -> torch.Size:
     """The shape of the logits that go with a target, which has ``num_classes``, or as many more."""
+    check_is_tensor(target)
     of_indices = not target.is_floating_point() and target.dtype is not torch.bool
     if options.activation == "sigmoid":
         if of_indices and not (target.ndim == 1 or target.shape[1] == 1):

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from steelyard import ops
 from steelyard.losses.contract import (
+    check_is_tensor,
     check_logits,
     check_same_device,
     check_sample_weight,
-    described,
     first_of,
     reduction_of,
     refuse_labels,
@@ -131,8 +131,7 @@ def refuse_on_device(target: Tensor, num_classes: int, ignore_index: int) -> Non
 def check_shapes(logits: Any, target: Any) -> None:
     """Raise unless logits are floating and target, whatever was given, fits them."""
     check_logits(logits)
-    if not isinstance(target, Tensor):
-        raise TypeError(f"target is {described(target)}, expected a tensor: torch.as_tensor(…)")
+    check_is_tensor(target)
     shape = logits.shape
     if target.dtype is torch.int64 and logits.ndim == 2 and target.shape == shape[:1]:
         return  # what most calls are, told in a few steps
@@ -283,6 +282,7 @@ class SoftmaxLoss(Loss):
         Returns:
             A 0-d tensor on the target's device, in float64, or float32 where the device has none.
         """
+        check_is_tensor(target)
         soft, form, widest = target.is_floating_point(), self.form, ops.compat.widest(target.device)
         target = target.to(widest) if soft else target.long()
         if soft and target.ndim == 1:

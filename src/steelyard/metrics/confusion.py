@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from steelyard._given import expected_tensor
+
 
 def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """Count predictions: int64 (…, C, C) from two tensors (…, N); rows are the true classes.
@@ -47,7 +49,7 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Te
 def _check_indices(name: str, indices: Any, num_classes: int) -> None:
     if not isinstance(indices, Tensor):
         raise TypeError(
-            f"{name} is a {type(indices).__name__}, expected a tensor: torch.as_tensor(…)"
+            f"{name} is a {type(indices).__name__}, expected {expected_tensor(indices)}"
         )
     if indices.is_floating_point() or indices.is_complex():
         raise TypeError(
