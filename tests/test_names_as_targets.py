@@ -1,4 +1,4 @@
-"""Names in the place of targets: torch has no tensor of them, so the error says what they become."""
+"""Names in the place of targets: torch has no tensor of them; the error says what they become."""
 
 import re
 
