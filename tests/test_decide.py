@@ -321,6 +321,24 @@ Z, COSTS = torch.zeros(2, 2), torch.tensor([[0.0, 5.0], [100.0, 0.0]])
         (lambda: sy.tune_biases(Z, Y, ignore_index=1, start=P[:1]), ValueError, r"shape \(1,\)"),
         (lambda: sy.tune_biases(Z / 0, Y), ValueError, "logits hold NaN"),
         (lambda: sy.fit_temperature(Z[:0], Y[:0]), ValueError, "no rows to choose by"),
+        (
+            lambda: sy.tune_threshold(torch.rand(3), torch.tensor([1, 0, -1])),
+            ValueError,
+            r"labels hold -1: leave out rows without a label, as in known = labels >= 0, "
+            r"sy\.tune_threshold\(probabilities\[known\], labels\[known\]\)",
+        ),
+        (
+            lambda: sy.tune_threshold(P, torch.tensor([1, -1])),
+            ValueError,
+            "labels are not all 0 or 1; compare them with the positive class first",
+        ),
+        (
+            lambda: sy.tune_biases(Z, Y - 1),
+            IndexError,
+            "label -1 is outside .* 2 classes: rows without a label are left out by ignore_index=-",
+        ),
+        (lambda: sy.fit_temperature(Z, Y - 1), IndexError, "are left out by ignore_index=-1"),
+        (lambda: sy.fit_temperature(Z, Y + 1), IndexError, "the logits have 2 classes$"),
         (lambda: sy.fit_temperature(Z, Y, weight=[0, 1]), ValueError, "weight of class 0 is 0"),
         (lambda: sy.fit_temperature(Z, Y, weight=[1, 1, 1]), ValueError, "weight has 3"),
         (
@@ -333,3 +351,16 @@ Z, COSTS = torch.zeros(2, 2), torch.tensor([[0.0, 5.0], [100.0, 0.0]])
 def test_refusals(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.long, torch.float32, torch.bool])
+@pytest.mark.parametrize(
+    ("logits", "labels"), [((4,), (4,)), ((4, 1), (4,)), ((4, 1), (4, 1)), ((4, 3), (4, 3))]
+)
+def test_one_logit_and_several_labels_are_told_where_to_go(logits, labels, dtype):
+    z, y = torch.zeros(logits), torch.zeros(labels, dtype=dtype)
+    told = "; of one logit for two classes, and of several labels, "
+    with pytest.raises(ValueError, match=f"{told}sy.fit_platt_scaling fits a scale and a shift of"):
+        sy.fit_temperature(z, y)
+    with pytest.raises(ValueError, match=f"{told}sy.tune_threshold tunes a threshold of each"):
+        sy.tune_biases(z, y)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from steelyard._biases import Score, named, scores_of, search_biases
-from steelyard._given import CELLS_OF_NAMES, INDICES_OF_NAMES, expected_tensor
+from steelyard._given import CELLS_OF_NAMES
 from steelyard._platt import search_scale_and_shift
+from steelyard._validation import check_floating, check_tensor, rows_that_count
 from steelyard.losses.cells import check_cells
 from steelyard.losses.contract import described, warn_of_probabilities
 from steelyard.losses.posthoc import unweight_logits
@@ -52,7 +53,7 @@ def decide(probabilities: Tensor, costs: Tensor | Sequence[Sequence[float]]) -> 
     Reference:
         Elkan, The foundations of cost-sensitive learning, IJCAI 2001.
     """
-    _check_floating("probabilities", probabilities)
+    check_floating("probabilities", probabilities)
     if probabilities.ndim == 0:
         raise ValueError("probabilities have shape (); expected (N, C), (N, C, d1, …) or (C,)")
     single = probabilities.ndim == 1
@@ -92,8 +93,8 @@ def tune_threshold(probabilities: Tensor, labels: Tensor, score: str | Score = "
     Reference:
         Lipton et al., Thresholding classifiers to maximize F1 score, 2014, arXiv:1402.1892.
     """
-    _check_floating("probabilities", probabilities)
-    _check_tensor("labels", labels, CELLS_OF_NAMES)
+    check_floating("probabilities", probabilities)
+    check_tensor("labels", labels, CELLS_OF_NAMES)
     p, truth = probabilities.detach().cpu(), labels.detach().cpu()
     if truth.is_floating_point() or truth.is_complex():
         raise TypeError(f"labels are {truth.dtype}; expected bool, or integers 0 and 1")
@@ -104,6 +105,12 @@ def tune_threshold(probabilities: Tensor, labels: Tensor, score: str | Score = "
         )
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError("probabilities are not all in [0, 1]; logits go through .sigmoid() first")
+    lowest = int(truth.min())
+    if lowest < 0 and (truth == 0).any():  # of −1 and 1 alone, −1 may be the other class
+        raise ValueError(
+            f"labels hold {lowest}: leave out rows without a label, as in known = labels >= 0, "
+            "sy.tune_threshold(probabilities[known], labels[known])"
+        )
     if not ((truth == 0) | (truth == 1)).all():
         raise ValueError("labels are not all 0 or 1; compare them with the positive class first")
     ranks, order = p.sort(descending=True)
@@ -163,10 +170,12 @@ def tune_biases(
         Narasimhan et al., Consistent multiclass algorithms for complex performance measures,
         ICML 2015.
     """
-    rows, target = _rows(logits, labels, ignore_index)
+    rows, target = rows_that_count(
+        logits, labels, ignore_index, "sy.tune_threshold tunes a threshold of each"
+    )
     classes, rate = rows.shape[1], named(score)
     if start is not None:
-        _check_tensor("start", start)
+        check_tensor("start", start)
     biases = rows.new_zeros(classes) if start is None else start.detach().cpu().double().clone()
     if biases.shape != (classes,):
         raise ValueError(f"start has shape {tuple(biases.shape)}; expected ({classes},)")
@@ -181,6 +190,7 @@ def fit_temperature(
     It changes no decision and no order within a row, only how sure the model is. A loss that
     stretches logits, such as focal loss, stretches class weights with them. Give them as
     ``weight``: T is then that of ``unweight_logits(logits / T, weight).softmax(1)``.
+    One logit for two classes, or several labels, have `fit_platt_scaling`.
 
     Args:
         logits: (N, C) or (N, C, d1, …), of validation rows.
@@ -212,7 +222,9 @@ def fit_temperature(
     Reference:
         Guo et al., On calibration of modern neural networks, ICML 2017, arXiv:1706.04599.
     """
-    rows, target = _rows(logits, labels, ignore_index)
+    rows, target = rows_that_count(
+        logits, labels, ignore_index, "sy.fit_platt_scaling fits a scale and a shift of each"
+    )
     warn_of_probabilities(rows)
     of_label = rows.gather(1, target[:, None])
     if of_label.isinf().any():
@@ -303,19 +315,6 @@ def fit_platt_scaling(
     return (scale[0], shift[0]) if logits.ndim == 1 else (scale, shift)
 
 
-def _check_tensor(name: str, given: Any, of_names: str = INDICES_OF_NAMES) -> None:
-    if not isinstance(given, Tensor):
-        verb = "are" if name.endswith("s") else "is"
-        expected = expected_tensor(given, of_names)
-        raise TypeError(f"{name} {verb} {described(given)}; expected {expected}")
-
-
-def _check_floating(name: str, given: Any) -> None:
-    _check_tensor(name, given)
-    if not given.is_floating_point():
-        raise TypeError(f"{name} are {given.dtype}; expected a floating dtype")
-
-
 def _cost_matrix(costs: Any, rows: Tensor) -> Tensor:
     """Costs as float64 (C, K), where the rows (…, C) are."""
     classes = rows.shape[-1]
@@ -364,34 +363,3 @@ def _between(ranks: Tensor) -> Tensor:
     halfway = torch.where(halfway > lower, halfway, ranks)
     above = ((1 + ranks[:1].double()) / 2).to(ranks.dtype)
     return torch.cat([torch.where(above > ranks[:1], above, torch.inf), halfway])
-
-
-def _rows(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """What counts, checked: float64 (M, C) and int64 (M,), on the CPU."""
-    _check_floating("logits", logits)
-    _check_tensor("labels", labels)
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels are {labels.dtype}; expected class indices: labels.long()")
-    if logits.ndim < 2 or labels.shape != logits.shape[:1] + logits.shape[2:]:
-        raise ValueError(
-            f"logits have shape {tuple(logits.shape)} and labels {tuple(labels.shape)}; expected "
-            "(N, C) and (N,), or (N, C, d1, …) and (N, d1, …)"
-        )
-    rows = logits.detach().cpu().double().movedim(1, -1).flatten(0, -2)
-    target = labels.detach().cpu().long().flatten()
-    rows, target = rows[target != ignore_index], target[target != ignore_index]
-    if not rows.numel():
-        raise ValueError(
-            "there are no rows to choose by: give validation rows that are not all ignored"
-        )
-    if rows.isnan().any() or (rows == torch.inf).any() or (rows == -torch.inf).all(1).any():
-        raise ValueError(
-            "logits hold NaN, +inf or a row of −inf alone, and no decision follows: leave those out"
-        )
-    outside = (target < 0) | (target >= rows.shape[1])
-    if outside.any():
-        raise IndexError(
-            f"label {int(target[outside][0])} is outside 0..{rows.shape[1] - 1}; the logits have "
-            f"{rows.shape[1]} classes"
-        )
-    return rows, target
