@@ -173,3 +173,20 @@ def test_a_tuned_decision_is_what_its_lines_of_code_do(select):
 )
 def test_costs_of_any_size_have_no_exponent(value, words):
     assert shown("mean_cost", value) == words
+
+
+@pytest.mark.parametrize(
+    ("score", "value", "words"),
+    [
+        ("mean_cost", 0.0, "0"),
+        ("mean_cost", -0.0, "0"),
+        ("balanced_accuracy", -4e-4, "0.0"),
+        ("balanced_accuracy", 4e-4, "0.0"),
+        ("balanced_accuracy", -6e-4, "-0.1"),
+        ("log_loss", -1e-5, "0.000"),
+        ("mean_cost", -0.02, "-0.02"),
+        ("mean_cost", 2000.0, "+2,000"),
+    ],
+)
+def test_a_change_that_reads_as_zero_has_no_sign(score, value, words):
+    assert shown(score, value, change=True) == words

@@ -50,6 +50,30 @@ def test_no_spread_proves_nothing():
     assert p_value(np.array([0.1]), 0.3) is None
 
 
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e9])
+def test_what_is_left_of_rounding_is_no_difference(size):
+    """Of costs of any size: neither a mean of 5e-18 nor a spread that makes it significant."""
+    base = [size * value for value in (0.2, 0.1, 0.3, 0.7, 0.9)]
+    around = [0.1, -0.2, 0.3, -0.1, -0.1]  # their sum is 3e-17
+    scores = {
+        "cross-entropy": base,
+        "la": [b + size * d for b, d in zip(base, around, strict=True)],
+        "focal": [b + size * 1e-14 * k for k, b in enumerate(base)],
+        "vs": [b + size * 1e-3 for b in base],
+        "ldam": [b + size * 1e-9 * k for k, b in enumerate(base)],
+    }
+    la, focal, vs, ldam = compare(RepeatedSplits(scores, 0.3), "cross-entropy", -1)
+    assert la.difference.mean == 0
+    assert la.difference.low == -la.difference.high < 0
+    assert focal.difference.to_dict() == {"mean": 0, "std": 0, "low": 0, "high": 0}
+    assert vs.difference.mean == pytest.approx(1e-3 * size)
+    assert {c.judgement for c in (la, focal, vs)} == {"no detectable difference"}
+    assert ldam.difference.mean > 0
+    alike = interval([size * (0.1 + 0.2), size * 0.3, size * 0.3], 0.3)
+    assert alike.std == 0
+    assert alike.low == alike.high == alike.mean
+
+
 def test_one_pair_has_one_judgement():
     """Holm's correction of the pair depends on the others: against the best, two are clearer."""
     base = [0.70, 0.72, 0.68, 0.74, 0.71]

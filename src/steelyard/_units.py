@@ -43,11 +43,15 @@ def sign(score: str) -> int:
 
 
 def shown(score: str, value: float, *, change: bool = False) -> str:
-    """A score as a number without its unit; a change has its sign.
+    """A score as a number without its unit; a change has its sign, unless it reads as zero.
 
     Costs may be of any size: they have four digits, and before the point all.
     """
-    plus = "+" if change else ""
+    text = _shown(score, value, "+" if change else "")
+    return text if text.strip("+-0.") else text.lstrip("+-")
+
+
+def _shown(score: str, value: float, plus: str) -> str:
     if is_share(score):
         return f"{100 * value:{plus}.1f}"
     if unit(score) == "per row":

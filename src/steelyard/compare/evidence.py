@@ -15,6 +15,8 @@ from steelyard.compare.study import MINIMUM_SEEDS
 
 LEVEL = 0.05
 POWER = 0.8
+# Of the numbers that went into a sum: what is left of less is rounding, and no difference.
+_ROUNDING = 1e-12
 Judgement = Literal["better", "worse", "no detectable difference", "too few seeds", "failed"]
 
 
@@ -117,7 +119,13 @@ class RepeatedSplits:
     def against(self, name: str, baseline: str) -> Paired:
         """See `Evidence`."""
         pairs = zip(self.values[name], self.values[baseline], strict=True)
-        differences = np.array([a - b for a, b in pairs if a is not None and b is not None])
+        differences = np.array(
+            [
+                _without_rounding(a - b, max(abs(a), abs(b)))
+                for a, b in pairs
+                if a is not None and b is not None
+            ]
+        )
         few = len(differences) < 2
         return Paired(
             len(differences),
@@ -147,16 +155,26 @@ def interval(values: Sequence[float | None], overlap: float) -> Interval:
     known = np.array([v for v in values if v is not None], dtype=np.float64)
     if not len(known):
         return Interval(None, None, None, None)
-    mean = float(known.mean())
+    mean = _without_rounding(float(known.mean()), float(np.abs(known).max()))
     if len(known) == 1:
         return Interval(mean, None, None, None)
-    std = float(known.std(ddof=1))
+    std = _spread(known)
     half = float(stdtrit(len(known) - 1, 1 - LEVEL / 2)) * _standard_error(known, overlap)
     return Interval(mean, std, mean - half, mean + half)
 
 
+def _without_rounding(value: float, size: float) -> float:
+    """The value, or 0 where it is no more than the rounding of numbers of that size."""
+    return 0.0 if abs(value) <= _ROUNDING * size else value
+
+
+def _spread(values: np.ndarray) -> float:
+    """The standard deviation."""
+    return _without_rounding(float(values.std(ddof=1)), float(np.abs(values).max()))
+
+
 def _standard_error(values: np.ndarray, overlap: float) -> float:
-    return float(values.std(ddof=1)) * math.sqrt(1 / len(values) + overlap)
+    return _spread(values) * math.sqrt(1 / len(values) + overlap)
 
 
 def p_value(differences: np.ndarray, overlap: float) -> float | None:
@@ -167,7 +185,8 @@ def p_value(differences: np.ndarray, overlap: float) -> float | None:
     """
     if len(differences) < 2:
         return None
-    if np.ptp(differences) < 1e-12:
+    # Rounding makes spread too: of scores, which are near 1, and of costs, which have any size.
+    if np.ptp(differences) < _ROUNDING or not _spread(differences):
         return 1.0
     t = differences.mean() / _standard_error(differences, overlap)
     return float(2 * stdtr(len(differences) - 1, -abs(t)))
