@@ -58,6 +58,12 @@ def test_a_table_says_how_coarse_the_recall_is(study):
     assert note in render(study.results)
 
 
+def test_the_line_above_the_table_says_what_its_numbers_are(study):
+    text = " ".join(str(study).split())
+    assert "choose among 1 draw per loss, 80 test; 5 seeds; mean ± standard deviation" in text
+    assert "over seeds, costs per row and all else in percent." in text
+
+
 def test_costs_that_do_not_judge_are_said_to(study):
     said = (
         "Judged by balanced accuracy, not by the costs: --select mean_cost (in Python "

@@ -207,7 +207,8 @@ def test_what_decides_by_the_costs_is_taken_where_it_is_tied_with_the_best():
     assert (found.best, found.recommended) == ("la", "expected-cost")
     assert found.sentences[-2:] == (
         "Lowest mean cost: Logit-adjusted (1.25 per row).",
-        "Use Least expected cost: it decides by your costs, and cannot be told from it.",
+        "Use Least expected cost: it decides by your costs, and cannot be told from "
+        "Logit-adjusted.",
     )
     assert preferring(name=None, **scores).recommended == "la"
     dear = scores | {"expected_cost": [1.7, 1.8, 1.65, 1.7, 1.9]}  # better, but not the best
@@ -360,17 +361,3 @@ def test_scores_that_order_the_rows_have_learnt_whatever_the_decision():
         "names 2 of 3 classes for no test row" in said_of_chance(1 / 3, 0.8, many, classes="abc")[0]
     )
     assert "1/3). But" in said_of_chance(1 / 3, 0.8, [], classes="abc")[0]  # no matrices are kept
-
-
-def test_what_accuracy_buys_is_what_was_asked_for():
-    scores = {
-        "accuracy": {"mean": 0.9},
-        "worst_class_recall": {"mean": 0.3},
-    }
-    entries = [
-        {"name": "cross-entropy", "scores": scores | {"accuracy": {"mean": 0.95}}},
-        {"name": "expected-cost", "scores": scores},
-    ]
-    assert results._cautions("mean_cost", "expected-cost", entries) == [
-        "It costs 5.0 points of accuracy: take it only if what it saves is worth that."
-    ]

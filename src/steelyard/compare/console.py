@@ -45,8 +45,9 @@ def print_results(results: Results, console: Console) -> None:
         console.print(printable(note))
     console.print(
         f"{split['train']:,} rows train, {split['validation']:,} choose among {study['draws']} "
-        f"draws per loss, {split['test']:,} test; {study['seeds']} seeds; mean ± standard "
-        f"deviation over seeds, in percent{', costs per row' * ('costs' in results)}.",
+        f"draw{'s' * (study['draws'] != 1)} per loss, {split['test']:,} test; {study['seeds']} "
+        f"seed{'s' * (study['seeds'] != 1)}; mean ± standard deviation over seeds, "
+        f"{'costs per row and all else ' * ('costs' in results)}in percent.",
     )
     if "shape" in study:  # of a table; a study of networks trains the reader's own
         console.print(

@@ -86,7 +86,7 @@ def verdict_of(
     titles: Mapping[str, str],
     classes: Sequence[str],
     order: Callable[[], float | None],
-    more: Sequence[str] = (),
+    more: Callable[[str | None], Sequence[str]] = lambda _: (),
     positive: int | None = None,
 ) -> Verdict:
     """The entry `verdict`.
@@ -100,7 +100,7 @@ def verdict_of(
         order: works out how cross-entropy's scores order the rows: the mean ROC AUC of each class
             against the rest; None where nothing is known of it. Asked only where decisions are at
             chance.
-        more: sentences to add.
+        more: what else is said of the recommended candidate, or of none.
         positive: of two classes, the position of the one that is looked for.
     """
     named = {entry["name"]: entry["title"] for entry in entries}
@@ -111,7 +111,7 @@ def verdict_of(
         "score": select,
         "sentences": [
             *found.sentences,
-            *more,
+            *more(found.recommended),
             *_chance(entries, classes, order),
             *_found(found.recommended, entries, classes, positive),
             *_price(select, found.recommended, entries, titles),
@@ -193,7 +193,12 @@ def _price(
     entries: Sequence[Mapping[str, Any]],
     titles: Mapping[str, str],
 ) -> list[str]:
-    """What the recommended candidate does to the scores it was not chosen by, in one sentence."""
+    """What the recommended candidate does to the scores it was not chosen by, in one sentence.
+
+    Costs say themselves what a mistake is worth: where they judge, points of other scores do not.
+    """
+    if select == "mean_cost":
+        return []
     means = {
         entry["name"]: {score: entry["scores"][score]["mean"] for score in _PRICED}
         for entry in entries
@@ -270,11 +275,11 @@ def _cautions(
         return []
     said = []
     mean, baseline = (scores[name]["accuracy"]["mean"] for name in (recommended, BASELINE))
-    if mean is not None and baseline is not None and baseline - mean > _DEAR:
+    known = select != "mean_cost" and mean is not None and baseline is not None
+    if known and baseline - mean > _DEAR:
         said.append(
-            f"It costs {100 * (baseline - mean):.1f} points of accuracy: take it only if "
-            + ("what it saves is" if select == "mean_cost" else "the rare classes are")
-            + " worth that."
+            f"It costs {100 * (baseline - mean):.1f} points of accuracy: take it only if the rare "
+            "classes are worth that."
         )
     if scores[recommended]["worst_class_recall"]["mean"] == 0:
         said.append("On no seed does it find a single row of the class that it is worst at.")

@@ -54,11 +54,19 @@ class Measure:
         """A difference with its interval."""
         if difference.mean is None or difference.low is None or difference.high is None:
             return "–"
-        mean, low, high = (
-            _units.shown(self.name, value, change=True)
-            for value in (difference.mean, difference.low, difference.high)
-        )
-        return f"{f'{mean} {_units.step(self.name)}'.strip()}, 95 % interval {low} to {high}"
+        mean = f"{self._shown(difference.mean)} {_units.step(self.name)}".strip()
+        return f"{mean}, {self.interval(difference)}"
+
+    def interval(self, difference: Interval) -> str:
+        """The interval of a difference that has one."""
+        if not difference.std:  # no spread over seeds, and so no telling how far off it may be
+            return "the same on every seed"
+        assert difference.low is not None
+        assert difference.high is not None
+        return f"95 % interval {self._shown(difference.low)} to {self._shown(difference.high)}"
+
+    def _shown(self, value: float) -> str:
+        return _units.shown(self.name, value, change=True)
 
 
 def judge(
@@ -112,7 +120,11 @@ def judge(
     # Without a winner the reader wants to know how far ahead the unproven leader is.
     leads = {c.candidate: c.difference for c in comparisons}
     lead = leads.get(best) if recommended == baseline else None
-    reason = "it decides by your costs, and" if recommended == preferred else "the simplest that"
+    reason = (
+        f"it decides by your costs, and cannot be told from {titles[best]}"
+        if recommended == preferred
+        else "the simplest that cannot be told from it"
+    )
     sentences += _recommendation(recommended, best, titles, finished, lead, measure, reason)
     return Verdict(tuple(sentences), best, tied, recommended)
 
@@ -203,7 +215,7 @@ def _recommendation(
     lines = [measure.leader(titles[best], means[best])]
     if recommended == best:
         return [*lines, f"Use {titles[best]}."]
-    lines.append(f"Use {titles[recommended]}: {reason} cannot be told from it.")
+    lines.append(f"Use {titles[recommended]}: {reason}.")
     if lead is not None:
         lines.append(
             f"The lead of {titles[best]} ({measure.change(lead)}) may be luck; more seeds can tell."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -29,6 +30,7 @@ from steelyard.compare.code import Told, python_lines
 from steelyard.compare.evidence import RepeatedSplits, compare, interval
 from steelyard.compare.machine import environment
 from steelyard.compare.results import failures, few_test_rows, score_names, verdict_of
+from steelyard.compare.savings import said_of_savings
 from steelyard.compare.scores import Scoring
 from steelyard.compare.study import Candidate
 from steelyard.compare.tables.data import Data
@@ -79,7 +81,7 @@ def assemble(
         titles,
         facts["classes"],
         lambda: baseline["scores"]["roc_auc"]["mean"],
-        _judged_by(study),
+        partial(_of_costs, study=study, entries=entries, scoring=scoring, facts=facts),
         positive,
     )
     beside, said = _references(study, rows, overlap, scoring, entries, verdict)
@@ -138,10 +140,20 @@ def _references(
     }, said
 
 
-def _judged_by(study: Study) -> list[str]:
-    """That costs alone judge nothing: whoever gives some may think that they do."""
-    if study.costs is None or study.select == "mean_cost":
+def _of_costs(
+    recommended: str | None,
+    *,
+    study: Study,
+    entries: Sequence[Entry],
+    scoring: Scoring,
+    facts: DataFacts,
+) -> list[str]:
+    """What is saved where costs judge; else that they do not, for whoever gives some expects it."""
+    if scoring.costs is None:
         return []
+    if study.select == "mean_cost":
+        overlap = facts["split"]["test"] / facts["split"]["train"]
+        return said_of_savings(recommended, entries, scoring.costs, facts["classes"], overlap)
     return [
         f"Judged by {study.select_title}, not by the costs: --select mean_cost (in Python "
         "select='mean_cost') judges by them."

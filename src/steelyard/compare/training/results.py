@@ -105,7 +105,7 @@ def assemble(
             shown,
             facts.classes,
             judge_.order,
-            _detectable(
+            lambda _: _detectable(
                 comparisons[plan.select], {e["name"]: e["title"] for e in entries}, plan.seeds
             ),
             _positive(problem),
