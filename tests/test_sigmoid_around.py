@@ -36,9 +36,9 @@ def test_targets_of_several_labels_are_counted(dtype: torch.dtype) -> None:
     assert counts.counts.dtype == torch.int64
 
 
-def test_nan_is_missing_and_bool_has_none_missing() -> None:
+def test_nan_is_missing_if_asked_as_in_a_loss_and_bool_has_none_missing() -> None:
     soft = TARGET.double().masked_fill(TARGET == -1, NAN)
-    assert sy.count_classes(soft, multi_label=True) == COUNTED
+    assert sy.count_classes(soft, ignore_index=NAN, multi_label=True) == COUNTED
     assert sy.count_classes(TARGET == 1, multi_label=True) == sy.ClassCounts(
         [3, 1, 1], total=[4, 4, 4]
     )
@@ -75,7 +75,18 @@ def test_counts_of_several_labels_merge_with_their_like() -> None:
     ("source", "error", "text"),
     [
         (2 * TARGET, ValueError, "label 2 at position (0, 0) is not 0, 1 or missing"),
-        (TARGET - 99, ValueError, "label -98 at position (0, 0) is not 0, 1 or missing"),
+        (
+            TARGET - 99,
+            ValueError,
+            "label -98 at position (0, 0) is not 0, 1 or missing (ignore_index=-1); if it marks "
+            "missing labels, give ignore_index=-98, to the loss too",
+        ),
+        (
+            TARGET.double().masked_fill(TARGET == -1, NAN),
+            ValueError,
+            "label nan at position (0, 2) is not 0, 1 or missing (ignore_index=-1); if it marks "
+            'missing labels, give ignore_index=float("nan"), to the loss too',
+        ),
         (TARGET[:, 0], ValueError, "have shape (4,); of several labels expected (N, C)"),
         ([["a"], ["b"]], TypeError, "cannot be read as numbers, 0 or 1 for each class"),
         (iter([]), ValueError, "no labels to count"),

@@ -1,5 +1,6 @@
 """Targets of several labels, 0 and 1 for each class, counted exactly."""
 
+import math
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from steelyard.classes.counts import ClassCounts
 from steelyard.classes.sources import Piece, Watch, pieces
 
 
-def count_cells(source: Any, num_classes: int | None, missing: int, watch: Watch) -> ClassCounts:
+def count_cells(source: Any, num_classes: int | None, missing: float, watch: Watch) -> ClassCounts:
     """Count how often each class is there, and out of how often it was said; see `count_classes`.
 
     Raises:
@@ -23,14 +24,19 @@ def count_cells(source: Any, num_classes: int | None, missing: int, watch: Watch
     total: Tensor | None = None
     for piece in pieces(source, watch):
         target = _target(piece, num_classes)
-        there, known = target == 1, (target != missing) & (target == target)
+        there, known = target == 1, ~target.isnan() if math.isnan(missing) else target != missing
         wrong = known & (target != 0) & ~there
         if wrong.any():
             where = tuple(wrong.nonzero()[0].tolist())
             place = where[1:] if piece.one_sample else where
+            value = target[where].item()
+            given = 'float("nan")' if math.isnan(value) else f"{value:g}"
+            hint = "class indices are counted without multi_label=True"
+            if not value > 0:
+                hint = f"if it marks missing labels, give ignore_index={given}, to the loss too"
             raise ValueError(
-                f"label {target[where].item():g} at {piece.at(place)} is not 0, 1 or missing "
-                f"(ignore_index={missing}); class indices are counted without multi_label=True"
+                f"label {value:g} at {piece.at(place)} is not 0, 1 or missing "
+                f"(ignore_index={missing}); {hint}"
             )
         cells = [0, *range(2, target.dim())]  # all but the classes
         found = torch.stack([there.sum(cells), known.sum(cells)]).cpu()

@@ -22,7 +22,7 @@ _VOID = 255  # what marks pixels without a label in most masks of 8 bits
 def count_classes(
     source: Any,
     num_classes: int | None = None,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     progress: bool = False,
     *,
     multi_label: bool = False,
@@ -49,9 +49,9 @@ def count_classes(
         progress: show a progress bar (needs rich, which ``steelyard[compare]`` installs).
         multi_label: targets say of every class by 0 or 1 whether it is there. They are (C,) for one
             sample, (N, C) for N samples, (N, C, …) for masks. A data frame has one column per
-            class, whose titles become ``names``. ``ignore_index``, by default −1, and NaN mark
-            missing labels: they count neither as there nor as absent. The result's ``total`` says
-            how often each class is known.
+            class, whose titles become ``names``. ``ignore_index`` marks missing labels, which
+            count neither as there nor as absent: −1 by default, or ``float("nan")``, as in the
+            losses. The result's ``total`` says how often each class is known.
 
     Returns:
         Exact counts and support, on the CPU; of several labels counts and total.
@@ -80,17 +80,18 @@ def count_classes(
     num_classes = _whole("num_classes", num_classes, "how many classes there are")
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"num_classes={num_classes}; expected at least 1")
-    if not (multi_label and isinstance(ignore_index, float)):  # of several labels NaN is one too
-        ignore_index = _whole("ignore_index", ignore_index, "the one label that is not counted")
+    watch = _rich_progress if progress else _silent
+    if multi_label and isinstance(ignore_index, float):  # NaN is one
+        return count_cells(source, num_classes, ignore_index, watch)
+    ignored = _whole("ignore_index", ignore_index, "the one label that is not counted")
     if multi_label:
-        missing = -1 if ignore_index is None else ignore_index
-        return count_cells(source, num_classes, missing, _rich_progress if progress else _silent)
+        return count_cells(source, num_classes, -1 if ignored is None else ignored, watch)
     reader = LabelReader(num_classes)
-    tally = _Tally(num_classes, ignore_index)
-    for piece in pieces(source, _rich_progress if progress else _silent):
+    tally = _Tally(num_classes, ignored)
+    for piece in pieces(source, watch):
         tally.add(reader.read(piece), piece)
     if reader.names:
-        return _in_sorted_order(tally, reader.names, num_classes, ignore_index)
+        return _in_sorted_order(tally, reader.names, num_classes, ignored)
     if not len(tally.counts):
         raise ValueError(
             "no labels to count; for counts of zero, say how many classes there are: num_classes="
