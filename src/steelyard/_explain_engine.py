@@ -1,6 +1,6 @@
 """Which engine a loss uses for these tensors, and why."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from steelyard import ops
 from steelyard.linear import engine_of_head
@@ -22,7 +22,7 @@ def explain_engine(
     loss: Loss | None = None,
     label_smoothing: float = 0.0,
     engine: str = "auto",
-    head: Tensor | None = None,
+    head: Tensor | nn.Linear | None = None,
 ) -> ops.EngineChoice:
     """Which engine a loss uses for these tensors, and why.
 
@@ -32,8 +32,8 @@ def explain_engine(
         loss: the loss, whose own options count; None stands for one of one class per position.
         label_smoothing: as for the loss: a smoothed target needs log p of all classes.
         engine: as for the loss.
-        head: the weight (C, D) of a last layer, for :func:`linear_loss`: ``logits`` are then the
-            features (…, D) that it reads.
+        head: the last layer, or its weight (C, D), for :func:`linear_loss`: ``logits`` are then
+            the features (…, D) that it reads.
 
     Returns:
         ``engine``, its name, and ``reason``; of a head, how its logits are cut and what they take.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steelyard import ops
 from steelyard.losses.contract import described
@@ -21,7 +21,7 @@ __all__ = ["linear_loss"]
 def linear_loss(
     loss: Loss | DeferredReweighting,
     features: Tensor,
-    weight: Tensor,
+    weight: Tensor | nn.Linear,
     target: Tensor,
     *,
     bias: Tensor | None = None,
@@ -41,12 +41,13 @@ def linear_loss(
         loss: any loss of the softmax or the sigmoid family with its options, or a
             :class:`DeferredReweighting` of one. A loss over regions needs all logits of an image.
         features: (N, D), (B, T, D), with any number of dimensions in front, or (D,); floating.
-        weight: of the last layer, (C, D), as in ``nn.Linear``.
+        weight: the last layer, an ``nn.Linear``, of which weight and bias are used (its hooks do
+            not run); or a weight alone, (C, D).
         target: class indices (N,), (B, T) or (); or one number per class, (N, C), (B, T, C) or
             (C,): the classes come last here, as the features do. These are of the logits' size
             themselves, and are read in tiles. Targets are those of each row of features: for next
             tokens shift them before.
-        bias: (C,), or None.
+        bias: (C,), beside a weight alone; None: there is none, or the layer's own.
         sample_weight: as for the loss: broadcastable to (N,) or (B, T), or (B, T, C) where the
             loss takes one per cell.
         denominator: as for the loss.
@@ -55,8 +56,8 @@ def linear_loss(
         A 0-d tensor; with reduction="none" (N,) or (B, T), and (B, T, C) for a loss per cell.
 
     Raises:
-        TypeError: not a loss of these families, or a tensor that is none.
-        ValueError: shapes that do not fit, or a sharded weight.
+        TypeError: not a loss of these families, a tensor that is none, or another layer.
+        ValueError: shapes that do not fit, a bias beside a layer, or a sharded weight.
 
     Under ``torch.compile`` it is an op of its own. Under ``torch.func`` and ``torch.export``, with
     ``engine="reference"``, and for gradients of gradients, the logits are computed all at once. A
@@ -68,7 +69,7 @@ def linear_loss(
         >>> head = torch.nn.Linear(16, 1000)
         >>> loss = FocalLoss(gamma=2.0)
         >>> two_steps = loss(head(features).movedim(-1, 1), target)
-        >>> one_step = linear_loss(loss, features, head.weight, target, bias=head.bias)
+        >>> one_step = linear_loss(loss, features, head, target)
         >>> torch.allclose(one_step, two_steps)
         True
     """
@@ -78,7 +79,7 @@ def linear_loss(
 
 
 def engine_of_head(
-    loss: Loss | DeferredReweighting, features: Tensor, weight: Tensor, target: Tensor
+    loss: Loss | DeferredReweighting, features: Tensor, weight: Tensor | nn.Linear, target: Tensor
 ) -> ops.EngineChoice:
     """Which engine :func:`linear_loss` uses for these tensors, and why."""
     found: list[ops.EngineChoice] = []
@@ -95,7 +96,7 @@ def _computed(
     compute_of_head: Callable[[Head, ops.Problem, str, ops.Reduction], Tensor],
     loss: Loss | DeferredReweighting,
     features: Tensor,
-    weight: Tensor,
+    weight: Tensor | nn.Linear,
     target: Tensor,
     bias: Tensor | None = None,
     sample_weight: Tensor | None = None,
@@ -110,6 +111,7 @@ def _computed(
             f"loss is a {type(in_force).__name__}{why}: expected a loss of the softmax or the "
             "sigmoid family, such as steelyard.FocalLoss()"
         )
+    weight, bias = _parts(weight, bias)
     check_head(features, weight, bias)
     shape = features.shape[:-1]
     head = Head(features.reshape(-1, features.shape[-1]), weight, bias)
@@ -122,11 +124,29 @@ def _computed(
     return value if value.ndim == 0 else value.reshape((*shape, *value.shape[1:]))
 
 
+def _parts(weight: Tensor | nn.Linear, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a layer, or those that were given."""
+    if not isinstance(weight, nn.Linear):
+        return weight, bias
+    kind = type(weight)
+    if kind.forward is not nn.Linear.forward:
+        raise TypeError(
+            f"weight is {described(weight)}, which computes its logits in its own way: expected an "
+            "nn.Linear, or the weight (C, D) by which features are multiplied"
+        )
+    if bias is not None:
+        raise ValueError(
+            f"bias is given beside {described(weight)}, which brings its own: leave it out, or "
+            "give the weight alone, head.weight"
+        )
+    return weight.weight, weight.bias
+
+
 def check_head(features: Any, weight: Any, bias: Any) -> None:
     """Raise unless features and the last layer fit."""
     for name, given, expected in (
         ("features", features, "(N, D), (B, T, D) or (D,)"),
-        ("weight", weight, "(C, D), as nn.Linear has it"),
+        ("weight", weight, "(C, D), or an nn.Linear"),
         ("bias", bias, "(C,)"),
     ):
         if name == "bias" and given is None:
