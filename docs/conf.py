@@ -111,7 +111,6 @@ def from_the_root(name: str, title: str | None) -> str:
             raise ValueError(f"{name} has no section {title!r}")
         text = text.partition("\n## ")[0]
     text = re.sub(r"\]\(docs/", "](", text)
-    text = re.sub(r"\]\(examples/(\w+)\.py\)", r"](examples.md#\1)", text)
     text = re.sub(r"\]\((CHANGELOG|CONTRIBUTING)\.md", lambda f: f"]({f[1].lower()}.md", text)
     return text.replace("](examples)", "](examples.md)").replace("](docs)", "](index.md)")
 
@@ -123,7 +122,20 @@ def put_in_what_stands_in_the_root(app: Sphinx, page: str, source: list[str]) ->
     )
     if count:
         papers = re.findall(r"^\[.+\]: https?://\S+$", from_the_root("README.md", None), re.M)
-        source[0] = text + "\n\n" + "\n".join(papers) + "\n"
+        text += "\n\n" + "\n".join(papers) + "\n"
+    source[0] = show_the_examples(text)
+
+
+def show_the_examples(text: str) -> str:
+    """Put the files in where examples.md asks, and lead links to a file there.
+
+    GitHub shows the file behind a link, and leaves an include empty.
+    """
+    names = re.findall(r"\]\(\.\./examples/(\w+)\.py\)", text)
+    code = [f"## {name}\n\n```{{literalinclude}} ../examples/{name}.py\n```\n" for name in names]
+    text = text.replace("<!-- examples -->", "\n".join(code))
+    link = r"\]\(((?:\.\./)*?)(?:\.\./)?examples/(\w+)\.py\)"  # from the root, docs/ or below it
+    return re.sub(link, r"](\1examples.md#\2)", text)
 
 
 def leave_out_what_others_wrote(

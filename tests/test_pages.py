@@ -121,3 +121,11 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target.partition("#")[0]).exists(), target
     for key in re.findall(r"\[([A-Z][a-z]+ \d{4})\]", text):
         assert f"\n[{key}]: " in text, key
+
+
+def test_every_example_is_listed_beside_its_notebook():
+    text = (ROOT / "docs/examples.md").read_text(encoding="utf-8")
+    for example in ROOT.glob("examples/*.py"):
+        notebook = f"../examples/notebooks/{example.stem}.ipynb"
+        assert f"(../examples/{example.name}), [notebook]({notebook})" in text
+    assert "<!-- examples -->" in text, "the site puts their code in here"
