@@ -36,6 +36,29 @@ def test_code_and_numbers_are_the_same(name):
     assert f"(../learn/{name})" in chinese
 
 
+def cells_of(text: str) -> list[list[tuple[set[str], ...]]]:
+    """The rows of all tables; of each cell its code, its numbers and its papers."""
+    rows = [
+        line.replace("\\|", "").strip("| ").split("|")
+        for line in BLOCK.sub("", text).splitlines()
+        if line.startswith("|") and not line.startswith("|---")
+    ]
+    patterns = r"`[^`]+`", r"\[\D+\d{4}\w?\]"
+    return [
+        [(numbers_of(cell), *(set(re.findall(each, cell)) for each in patterns)) for cell in row]
+        for row in rows
+    ]
+
+
+def test_the_readme_has_every_table_of_the_english_one():
+    english, chinese = (
+        cells_of((ROOT / name).read_text(encoding="utf-8"))
+        for name in ("README.md", "README.zh-CN.md")
+    )
+    for ours, theirs in zip(chinese, english, strict=True):
+        assert ours == theirs
+
+
 def test_the_readme_has_code_and_calls_of_the_english_one():
     english, chinese = (
         (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")
