@@ -196,7 +196,7 @@ def test_repairs_give_probabilities_back(study):
         if entry["name"] == "post-hoc":
             assert scores["log_loss_corrected"]["mean"] < scores["log_loss"]["mean"]
         assert scores["log_loss_tempered"]["mean"] is not None
-    assert "Calibration error of its probabilities: " in study.verdict
+    assert "Calibration error of its probability of 'fraud': " in study.verdict
 
 
 def test_without_costs_there_is_nothing_to_decide_by():

@@ -91,6 +91,59 @@ def test_a_verdict_on_two_classes_has_recall_and_precision_of_the_rarer(study):
     ) in found["verdict"]["sentences"]
 
 
+def test_calibration_of_two_classes_is_that_of_the_positive_one_and_has_its_scale(study):
+    found = study.results
+    entry = next(e for e in found["candidates"] if e["name"] == found["verdict"]["recommended"])
+    means = []
+    for repair in ("", "_corrected", "_tempered"):
+        values = entry["scores"][f"positive_calibration_error{repair}"]["values"]
+        means.append(None if None in values else f"{100 * np.mean(values):.1f} %")
+    names = ("as trained", "with the loss's shift undone", "with a temperature")
+    said = [f"{mean} {name}" for mean, name in zip(means, names, strict=True) if mean]
+    assert (
+        f"Calibration error of its probability of 'fraud': {', '.join(said)}; a probability of 0 "
+        "for every row would have 5.0 %."  # 4 of 80
+    ) in found["verdict"]["sentences"]
+    for cell in entry["seeds"]:
+        bins = {k: np.array(v, dtype=float) for k, v in cell["positive_reliability"].items()}
+        assert bins["count"].sum() == 80
+        kept = bins["count"] > 0
+        distance = np.abs(bins["confidence"] - bins["accuracy"])[kept]
+        assert np.average(distance, weights=bins["count"][kept]) == pytest.approx(
+            cell["scores"]["positive_calibration_error"]
+        )
+
+
+def test_the_page_draws_the_positive_class_where_that_was_kept(study):
+    found = json.loads(json.dumps(study.results))
+    name = found["verdict"]["recommended"]
+
+    def drawn():
+        page = render(found)
+        pictures = json.loads(re.search(r'id="payload">(.*?)</script>', page)[1])["pictures"]
+        return page, pictures["calibration"][name][0]
+
+    page, picture = drawn()
+    assert picture["label"].startswith("Share of the positive class by its probability")
+    assert "in bins of as many rows, by their probability of fraud." in page
+    trace = picture["figure"]["data"][-1]
+    cells = [
+        cell["positive_reliability"]
+        for entry in found["candidates"]
+        if entry["name"] == name
+        for cell in entry["seeds"]
+    ]
+    last = [(cell["count"][-1], cell["accuracy"][-1]) for cell in cells]
+    shares, counts = [n * share for n, share in last], [n for n, _ in last]
+    assert trace["y"][-1] == pytest.approx(sum(shares) / sum(counts), rel=1e-4)
+    for entry in found["candidates"]:  # as results were before
+        for cell in entry["seeds"]:
+            del cell["positive_reliability"]
+    page, picture = drawn()
+    assert picture["label"].startswith("Reliability: accuracy by confidence")
+    assert "in bins of confidence." in page
+
+
 def test_precision_where_the_class_is_never_called():
     silent = {"status": "done", "recall": [1.0, 0.0], "precision": [0.9, None]}
     cells = [silent, {"status": "failed"}]

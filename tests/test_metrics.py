@@ -27,6 +27,7 @@ from steelyard.metrics import (
     reliability_bins,
     worst_class_recall,
 )
+from steelyard.metrics.calibration import reliability_of_class
 
 SHARES = [0.7, 0.2, 0.08, 0.02]
 
@@ -367,3 +368,29 @@ class TestBadInput:
             evaluate(logits, target, groups=((0,), (1,), (2, 4)))
         with pytest.raises(ValueError, match="groups for 2 trials, logits for 1: one for each"):
             evaluate_stack(logits[None], target, groups=[((0,), (), ())] * 2)
+
+
+class TestReliabilityOfClass:
+    def test_bins_hold_as_many_rows_and_the_error_is_that_of_a_loop(self):
+        rng = np.random.default_rng(0)
+        probability = torch.tensor(rng.beta(0.5, 20, 601))
+        there = torch.tensor(rng.random(601) < 0.05)
+        bins = reliability_of_class(probability, there)
+        assert len(bins.count) == 15
+        assert set(bins.count.tolist()) <= {40, 41}
+        parts = np.split(np.argsort(probability.numpy()), [k * 601 // 15 for k in range(1, 15)])
+        error = 0.0
+        for part, mean, share in zip(parts, bins.confidence, bins.accuracy, strict=True):
+            assert mean.item() == pytest.approx(probability[part].mean().item(), rel=1e-12)
+            assert share.item() == pytest.approx(there[part].double().mean().item(), rel=1e-12)
+            error += len(part) / 601 * abs(mean - share).item()
+        assert bins.calibration_error().item() == pytest.approx(error, rel=1e-12)
+
+    def test_one_probability_for_every_row_is_one_bin(self):
+        """So the order of the rows decides nothing, and never is as wrong as the class is rare."""
+        there = torch.tensor([True] * 3 + [False] * 297)
+        for probability, error in ((0.0, 0.01), (0.01, 0.0), (0.5, 0.49)):
+            bins = reliability_of_class(torch.full((300,), probability).double(), there)
+            assert bins.count.max() == 300
+            assert bins.calibration_error().item() == pytest.approx(error, abs=1e-9)
+        assert reliability_of_class(torch.tensor([0.2, 0.9]).double(), there[:2]).count.sum() == 2

@@ -9,7 +9,14 @@ _UNITS = {
     "mean_cost": "per row",
     "least_cost": "per row",
 }
-_LOWER = ("calibration_error", "log_loss", "brier", "mean_cost", "least_cost")
+_LOWER = (
+    "calibration_error",
+    "positive_calibration_error",
+    "log_loss",
+    "brier",
+    "mean_cost",
+    "least_cost",
+)
 # Scores of probabilities have one form more for each repair.
 REPAIRS = ("corrected", "tempered")
 

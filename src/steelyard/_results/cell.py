@@ -83,6 +83,7 @@ class Judged(TypedDict):
     iou: NotRequired[list[Maybe]]  # of masks and sequences
     dice: NotRequired[list[Maybe]]
     ranking: NotRequired[Ranking]
+    positive_reliability: NotRequired[Reliability]  # of two classes, by p of the positive one
     cost_curve: NotRequired[CostCurve]
     temperature: NotRequired[Number]
 
@@ -100,14 +101,18 @@ class DoneCell(Judged):
 
 
 def _cell_agrees(cell: DoneCell) -> DoneCell:
-    classes, bins, curve = len(cell["recall"]), cell["reliability"], cell["curve"]
+    classes, curve = len(cell["recall"]), cell["curve"]
     same_length("precision and recall", cell["precision"], classes)
     if cell["confusion"]:  # of very many classes it is left out
         same_length("confusion and recall", cell["confusion"], classes)
     for row in cell["confusion"]:
         same_length("a row of confusion and recall", row, classes)
-    same_length("reliability.confidence and .count", bins["confidence"], len(bins["count"]))
-    same_length("reliability.accuracy and .count", bins["accuracy"], len(bins["count"]))
+    kept = {"reliability": cell["reliability"]}
+    if "positive_reliability" in cell:
+        kept["positive_reliability"] = cell["positive_reliability"]
+    for name, bins in kept.items():
+        same_length(f"{name}.confidence and .count", bins["confidence"], len(bins["count"]))
+        same_length(f"{name}.accuracy and .count", bins["accuracy"], len(bins["count"]))
     same_length("curve.train_loss and .epoch", curve["train_loss"], len(curve["epoch"]))
     if curve["validation"] is not None:
         same_length("curve.validation and .epoch", curve["validation"], len(curve["epoch"]))

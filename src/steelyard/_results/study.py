@@ -109,6 +109,9 @@ def _sizes(cell: DoneCell) -> dict[str, int | None]:
     curve = cell["curve"]
     return {
         "reliability": len(cell["reliability"]["count"]),
+        "positive_reliability": len(cell["positive_reliability"]["count"])
+        if "positive_reliability" in cell
+        else None,
         "curve": len(curve["epoch"]),
         "curve.validation": None if curve["validation"] is None else len(curve["validation"]),
     }

@@ -14,7 +14,9 @@
                    seeds: one cell per seed: status, reason, chosen (a draw's number), trials
                    (draw, options, status, reason, validation, train_loss), scores, recall and
                    precision per class, confusion (rows are true classes), reliability (15 bins:
-                   count, confidence, accuracy), curve (epoch, train_loss, validation),
+                   count, confidence, accuracy), positive_reliability (of two classes, the same by
+                   the probability of the positive one: 15 bins of as many rows; its share is
+                   accuracy), curve (epoch, train_loss, validation),
                    temperature, ranking (precision by recall, share found by share of false
                    alarms; of more than two classes the mean of each against the rest; of two
                    where the decision stands), cost_curve (of two classes, with costs)
@@ -116,7 +118,7 @@ def verdict_of(
             *_found(found.recommended, entries, classes, positive),
             *_price(select, found.recommended, entries, titles),
             *_cautions(select, found.recommended, entries),
-            *_probabilities(found.recommended, entries),
+            *_probabilities(found.recommended, entries, classes, positive),
         ],
         "best": found.best,
         "tied": list(found.tied),
@@ -286,9 +288,14 @@ def _cautions(
     return said
 
 
-def _probabilities(recommended: str | None, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+def _probabilities(
+    recommended: str | None,
+    entries: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    positive: int | None,
+) -> list[str]:
     """Whether the recommended candidate's probabilities mean what they say, and what mends them."""
-    name = "calibration_error"
+    name = "calibration_error" if positive is None else "positive_calibration_error"
     scores = {entry["name"]: entry["scores"] for entry in entries}
     if recommended is None or f"{name}_tempered" not in scores[recommended]:
         return []
@@ -300,5 +307,16 @@ def _probabilities(recommended: str | None, entries: Sequence[Mapping[str, Any]]
             (f"{name}_tempered", "with a temperature"),
         )
     )
-    said = [f"{_units.in_words(name, mean)} {words}" for mean, words in means if mean is not None]
-    return [f"Calibration error of its probabilities: {', '.join(said)}."]
+    said = ", ".join(
+        f"{_units.in_words(name, mean)} {words}" for mean, words in means if mean is not None
+    )
+    if positive is None:
+        return [f"Calibration error of its probabilities: {said}."]
+    # Of a rare class every error is small: the reader needs the one that no model has.
+    cells = next(entry["seeds"] for entry in entries if entry["name"] == recommended)
+    rows = [row for cell in cells if cell["status"] == "done" for row in cell["confusion"]]
+    there = sum(map(sum, rows[positive :: len(classes)])) / sum(map(sum, rows))
+    return [
+        f"Calibration error of its probability of {classes[positive]!r}: {said}; a probability of "
+        f"0 for every row would have {_units.in_words(name, there)}."
+    ]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,12 +14,14 @@ from torch import Tensor
 
 from steelyard import metrics
 from steelyard._results import Judged
+from steelyard._results import Reliability as Bins
 from steelyard._units import REPAIRS, plain, sign
 from steelyard.classes import ClassCounts
 from steelyard.compare.curves import cost_curve, ranking
 from steelyard.compare.decisions import Costs, Decided, cheapest
 from steelyard.compare.study import SELECTABLE
 from steelyard.decide import fit_temperature
+from steelyard.metrics.calibration import Reliability, reliability_of_class
 
 # Name in results.json → heading, in the order of tables.
 TITLES = {
@@ -46,6 +48,7 @@ BINARY_TITLES = {
     "recall_at_precision": "recall at {at} precision",
     "precision_at_recall": "precision at {at} recall",
 }
+POSITIVE_TITLES = {"positive_calibration_error": "calibration error of the positive class"}
 COST_TITLES = {"mean_cost": "mean cost", "least_cost": "mean cost, decided by costs"}
 # Scores of probabilities, and what has been done to them.
 PROBABILITY = ("calibration_error", "log_loss", "brier")
@@ -74,13 +77,25 @@ class Scoring:
         binary = BINARY_TITLES if self.classes == 2 else {}
         at = f"{100 * self.at:g} %"
         found = TITLES | ORDER_TITLES | {k: v.format(at=at) for k, v in binary.items()}
+        if self.classes == 2:
+            found |= POSITIVE_TITLES
         if self.costs is not None:
             found |= COST_TITLES
         return found | {
             f"{name}_{repair}": f"{found[name]}, {_REPAIRED[repair]}"
             for repair in REPAIRS
-            for name in PROBABILITY
+            for name in self.of_probability
         }
+
+    @property
+    def of_probability(self) -> tuple[str, ...]:
+        """The scores of probabilities: they are computed anew after each repair."""
+        return (*PROBABILITY, *POSITIVE_TITLES) if self.classes == 2 else PROBABILITY
+
+    @property
+    def looked_for(self) -> int | None:
+        """Of two classes, the position of the one that is looked for."""
+        return self.positive if self.classes == 2 else None
 
     @property
     def selectable(self) -> list[str]:
@@ -89,7 +104,7 @@ class Scoring:
         return [
             name
             for name in self.titles
-            if name not in (*some, "calibration_error") and plain(name) == name
+            if name not in (*some, "calibration_error", *POSITIVE_TITLES) and plain(name) == name
         ]
 
     @property
@@ -123,8 +138,8 @@ class Scoring:
 
     def of_logits(self, name: str, logits: Tensor, labels: Tensor) -> float:
         """The score of logits (n, C) by that name, which reads probabilities or an order."""
-        if name in PROBABILITY:
-            return of_probabilities(logits, labels)[name]
+        if name in self.of_probability:
+            return of_probabilities(logits, labels, self.looked_for)[name]
         score: Callable[[Tensor, Tensor], Tensor] = getattr(metrics, name)
         if name in ("recall_at_precision", "precision_at_recall"):
             score = partial(getattr(metrics, name), **{name.rpartition("_")[2]: self.at})
@@ -149,16 +164,32 @@ class Scoring:
         return decided(metrics.confusion_matrix(said.classes, labels, self.classes)).item()
 
 
-def of_probabilities(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Calibration error, log loss and Brier score of logits (n, C)."""
+def of_probabilities(
+    logits: Tensor, labels: Tensor, positive: int | None = None
+) -> dict[str, float]:
+    """Calibration error, log loss and Brier score of logits (n, C).
+
+    Args:
+        logits: (n, C).
+        labels: (n,).
+        positive: adds the calibration error of this class's probability.
+    """
     log_p = logits.double().log_softmax(1)
     top, guess = log_p.max(1)
     bins = metrics.reliability_bins(top.exp(), guess == labels)
-    return {
+    found = {
         "calibration_error": bins.calibration_error().item(),
         "log_loss": -log_p.gather(1, labels[:, None]).mean().item(),
         "brier": metrics.brier(log_p, labels).item(),
     }
+    if positive is not None:
+        of_class = _reliability_of_class(logits, labels, positive)
+        found["positive_calibration_error"] = of_class.calibration_error().item()
+    return found
+
+
+def _reliability_of_class(logits: Tensor, labels: Tensor, c: int) -> Reliability:
+    return reliability_of_class(logits.double().softmax(1)[:, c], labels == c)
 
 
 def score_predictions(
@@ -204,6 +235,9 @@ def score_predictions(
     if scoring is not None and repaired is not None:
         judged["temperature"] = repaired.temperature
         judged["ranking"] = ranking(said.logits, labels, confusion, scoring.positive)
+        if scoring.looked_for is not None:
+            of_class = _reliability_of_class(said.logits, labels, scoring.looked_for).to_dict()
+            judged["positive_reliability"] = cast("Bins", of_class)
         if scoring.costs is not None and scoring.classes == 2:
             judged["cost_curve"] = cost_curve(
                 repaired.logits, labels, scoring.costs, scoring.positive
@@ -246,8 +280,8 @@ def repair(
     found: dict[str, float | None] = {}
     for step in REPAIRS:
         known = step == "tempered" or undo is not None
-        scores = of_probabilities(logits[step], test[1]) if known else {}
-        found |= {f"{name}_{step}": scores.get(name) for name in PROBABILITY}
+        scores = of_probabilities(logits[step], test[1], scoring.looked_for) if known else {}
+        found |= {f"{name}_{step}": scores.get(name) for name in scoring.of_probability}
     if scoring.costs is not None:
         rule = cheapest(1.0, scoring.costs)
         found["least_cost"] = scoring.score("mean_cost", rule(logits["tempered"]), test[1])

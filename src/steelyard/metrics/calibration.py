@@ -11,7 +11,7 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reliability:
-    """How confidence and accuracy agree: tensors (…, B) for B bins of equal width over (0, 1].
+    """How confidence and accuracy agree: tensors (…, B) for B bins.
 
     Attributes:
         count: int64, rows whose confidence falls into the bin.
@@ -61,9 +61,41 @@ def reliability_bins(
         >>> bins.calibration_error()
         tensor(0.1500, dtype=torch.float64)
     """
-    batch = confidence.shape[:-1]
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)
     inner = torch.bucketize(confidence, edges[1:-1])  # the outer edges are not needed
+    return _binned(confidence, correct, inner, bins)
+
+
+def reliability_of_class(
+    probability: Tensor, there: Tensor, bins: int = CALIBRATION_BINS
+) -> Reliability:
+    """Bin rows by the probability of one class, as many rows in each bin: for a rare class.
+
+    Bins of equal width have nearly all rows in one, where a rare class is improbable everywhere.
+
+    Args:
+        probability: of the class, float64 (N,).
+        there: whether a row is of the class, bool (N,).
+        bins: how many, B. Rows of one probability share a bin, so some may hold more, or none.
+
+    Returns:
+        The mean probability as `confidence`, and the share of the class as `accuracy`.
+
+    Example:
+        >>> from steelyard.metrics.calibration import reliability_of_class
+        >>> probability = torch.tensor([0.01, 0.02, 0.1, 0.3], dtype=torch.float64)
+        >>> bins = reliability_of_class(probability, probability > 0.2, bins=2)
+        >>> bins.count, bins.accuracy
+        (tensor([2, 2]), tensor([0.0000, 0.5000], dtype=torch.float64))
+    """
+    probability = probability.contiguous()
+    lowest = probability.sort().values[[k * len(probability) // bins for k in range(1, bins)]]
+    return _binned(probability, there, torch.bucketize(probability, lowest, right=True), bins)
+
+
+def _binned(confidence: Tensor, correct: Tensor, inner: Tensor, bins: int) -> Reliability:
+    """The bins from the bin (…, N) of each prediction."""
+    batch = confidence.shape[:-1]
     trial = torch.arange(batch.numel(), device=confidence.device).reshape(*batch, 1)
     cell = (trial * bins + inner).flatten()
 

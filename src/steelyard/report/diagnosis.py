@@ -21,6 +21,7 @@ from steelyard.report.reading import (
     done,
     mean_of,
     option_names,
+    positive_reliability,
     reliability,
 )
 from steelyard.report.style import LEAD, OTHER, Picture, picture, safe
@@ -28,6 +29,7 @@ from steelyard.report.style import LEAD, OTHER, Picture, picture, safe
 _Shown = Literal["train_loss", "validation"]
 _TRIED = Look(OTHER, "circle-open", "solid", 0.0)
 _CHOSEN = Look(LEAD, "circle", "solid", 0.0)
+_ENDS = ("confidence", "accuracy")
 
 
 def curves(reading: Reading, entry: Entry) -> list[Picture]:
@@ -106,7 +108,47 @@ def _curve_traces(entry: Entry, curve: _Shown, look: Look, number: str) -> list[
 
 
 def calibration(reading: Reading, entry: Entry) -> list[Picture]:
-    """Accuracy by confidence over all seeds' test rows, above the rows in each bin."""
+    """How far probabilities are what they say, over all seeds' test rows."""
+    return _of_class(reading, entry) or _of_confidence(reading, entry)
+
+
+def _of_class(reading: Reading, entry: Entry) -> list[Picture]:
+    """Of two classes the share of the positive one by its probability."""
+    shown = [item for item in against(reading, entry) if positive_reliability(item[0])]
+    if not shown:
+        return []
+    name = safe(reading.classes[reading.positive])
+    ends = [b[end] for item, _ in shown for b in positive_reliability(item) for end in _ENDS]
+    share = {"tickformat": ".3~p", "range": [-0.03 * max(ends), 1.05 * max(ends)], "nticks": 6}
+    return [
+        picture(
+            f"Share of the positive class by its probability, on the diagonal where honest. "
+            f"{listed(shown)}.",
+            [
+                go.Scatter(
+                    x=[digits(b["confidence"]) for b in bins],
+                    y=[digits(b["accuracy"]) for b in bins],
+                    mode="lines+markers",
+                    name=safe(item["title"]),
+                    line=how.line(2),
+                    marker=how.marker(8),
+                    customdata=[numbers.whole(int(b["rows"])) for b in bins],
+                    hovertemplate="mean probability %{x:.2%}<br>share %{y:.2%}<br>"
+                    "%{customdata} rows",
+                )
+                for item, how in shown
+                for bins in [positive_reliability(item)]
+            ],
+            height=400,
+            shapes=[dashed(x0=0, x1=max(ends), y0=0, y1=max(ends))],
+            xaxis={**share, "title": {"text": f"mean probability of {name}"}},
+            yaxis={**share, "title": {"text": f"share that is {name}"}},
+        )
+    ]
+
+
+def _of_confidence(reading: Reading, entry: Entry) -> list[Picture]:
+    """Accuracy by confidence, above the rows in each bin."""
     if not reliability(entry):  # masks and sequences keep no confidence
         return []
     shown = against(reading, entry)

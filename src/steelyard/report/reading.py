@@ -13,6 +13,7 @@ from steelyard._results import (
     Comparison,
     DoneCell,
     Reference,
+    Reliability,
     Results,
     Tried,
 )
@@ -130,6 +131,11 @@ class Reading:
         return self.classes.index(named) if named is not None else int(counts[1] <= counts[0])
 
     @property
+    def by_class(self) -> bool:
+        """Whether calibration is shown by the probability of the positive of two classes."""
+        return bool(self.lead and positive_reliability(self.lead))
+
+    @property
     def rarest(self) -> int:
         """Place of the rarest class."""
         return self.by_frequency[-1]
@@ -170,7 +176,18 @@ def confusion(entry: Entry) -> list[list[int]]:
 
 def reliability(entry: Entry) -> list[dict[str, float]]:
     """Bins of confidence over the test rows of all seeds, the empty ones left out."""
-    cells = [cell["reliability"] for cell in done(entry)]
+    return _pooled([cell["reliability"] for cell in done(entry)])
+
+
+def positive_reliability(entry: Entry) -> list[dict[str, float]]:
+    """The same by the probability of the positive of two classes; empty where it was not kept."""
+    cells = done(entry)
+    if not all("positive_reliability" in cell for cell in cells):
+        return []
+    return _pooled([cell["positive_reliability"] for cell in cells])
+
+
+def _pooled(cells: Sequence[Reliability]) -> list[dict[str, float]]:
     bins = []
     for b in range(len(cells[0]["count"]) if cells else 0):
         rows = sum(cell["count"][b] for cell in cells)

@@ -61,7 +61,7 @@ def assemble(
     overlap = facts["split"]["test"] / facts["split"]["train"]
     rows = {name: [cells[seed, name] for seed in study.seed_list] for name in study.names}
     scoring = study.scoring(data.classes, data.counts().tolist())
-    positive = scoring.positive if scoring.classes == 2 else None
+    positive = scoring.looked_for
     titles = scoring.titles
     entries = [
         _entry(candidate(name), rows[name], overlap, scoring, study.select, data.classes)
