@@ -7,13 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ENGLISH = {page.name: page for page in (ROOT / "docs/learn").glob("*.md")}
+ENGLISH["recipes.md"] = ROOT / "docs/recipes.md"
 CHINESE = {page.name: page for page in (ROOT / "docs/zh").glob("*.md")}
-BLOCK = re.compile(r"^```\w*\n.*?^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```\w*\n.*?^```$|^<!---.*?^--->$", re.MULTILINE | re.DOTALL)
 
 
 def code_of(text: str) -> list[str]:
     """The blocks of a page, without comments and the texts of docstrings: those are translated."""
-    blocks = (re.sub(r"  # .*", "", block) for block in BLOCK.findall(text))
+    blocks = (re.sub(r"(?m)(^|  )# .*", "", block) for block in BLOCK.findall(text))
     return [re.sub(r'""".*?"""', '""""""', block) for block in blocks]
 
 
@@ -32,8 +33,8 @@ def test_code_and_numbers_are_the_same(name):
     english, chinese = (page.read_text(encoding="utf-8") for page in (ENGLISH[name], CHINESE[name]))
     assert code_of(chinese) == code_of(english)
     assert numbers_of(chinese) <= numbers_of(english)
-    assert f"(../zh/{name})" in english
-    assert f"(../learn/{name})" in chinese
+    assert f"](../zh/{name})" in english or f"](zh/{name})" in english
+    assert f"](../learn/{name})" in chinese or f"](../{name})" in chinese
 
 
 def cells_of(text: str) -> list[list[tuple[set[str], ...]]]:

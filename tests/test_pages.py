@@ -109,16 +109,22 @@ def test_the_readme_shows_the_default_study():
     assert shown == titles + [item.title for item in references]
 
 
+def anchors_of(page: Path) -> set[str]:
+    """The names that GitHub and the site give to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in anchors, target
-        elif "://" not in target:
-            assert (page.parent / target.partition("#")[0]).exists(), target
+        if "://" in target:
+            continue
+        name, _, section = target.partition("#")
+        assert (page.parent / name).exists(), target
+        if section:
+            assert section in anchors_of(page.parent / name if name else page), target
     for key in re.findall(r"\[([A-Z][a-z]+ \d{4})\]", text):
         assert f"\n[{key}]: " in text, key
 
