@@ -5,7 +5,6 @@ in C++. Where the loss is more than that, one node on top holds the rest, which 
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -79,29 +78,38 @@ def losses_at_once(
     ignore_index: int,
     label_smoothing: float,
 ) -> Tensor | None:
-    """The losses, reduced as PyTorch does, where logits and target :func:`are_few`.
+    """:func:`losses` where logits and target :func:`are_few`, and the divisor is PyTorch's.
 
-    Cross-entropy is PyTorch's own, whatever its options; another tail has none, and no position may
-    be ignored. None where it is not so, or where :func:`losses` has to look: an index is too large,
-    or there may be a NaN where none belongs.
+    None also where an index is too large, or a tail of all classes is asked for.
     """
+    # Without weights nothing counts 0 times, unless it is ignored.
     bare = weight is None and not label_smoothing
     all_count = bare and ignore_index < 0 and target.min().item() >= 0
-    if not all_count and not (tail == CROSS_ENTROPY and _is_finite(logits)):
+    if not all_count and not _is_finite(logits):
         return None
     try:
-        if tail != CROSS_ENTROPY:
-            nll = F.cross_entropy(logits, target, reduction="none")
-            divisor = {"none": None, "sum": 1.0, "mean": len(target)}[kind]
-            return _tailed(nll, (target,), tail, parameter, None, divisor)
-        value = F.cross_entropy(
-            logits,
-            target,
-            weight,
-            ignore_index=ignore_index,
-            reduction=kind,
-            label_smoothing=label_smoothing,
-        )
+        if tail == CROSS_ENTROPY:
+            value = F.cross_entropy(
+                logits,
+                target,
+                weight,
+                ignore_index=ignore_index,
+                reduction=kind,
+                label_smoothing=label_smoothing,
+            )
+        elif label_smoothing:
+            return None
+        else:
+            nll = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
+            share = None if weight is None else _shares(logits, target, weight, ignore_index)
+            divisor = {"none": None, "sum": 1.0, "mean": float(len(target))}[kind]
+            if kind == "mean" and not all_count:
+                counted = target != ignore_index if share is None else share
+                divisor = float(counted.sum().item())
+                if not divisor:
+                    return None
+            tensors = (target,) if weight is None else (target, weight)
+            value = _tailed(nll, tensors, tail, parameter, share, divisor)
     except (IndexError, RuntimeError):
         return None
     return value if all_count or _is_finite(value) else None
@@ -133,8 +141,13 @@ def losses(
     if problem.sample_weight is None and problem.tail == CROSS_ENTROPY:
         value = _cross_entropy(logits, problem, reduction)
         return value if all_count or _is_finite(value) else None
-    nll = _of_each(F.cross_entropy, logits, problem, None)
-    share = None if unweighted else _share(logits, problem)
+    target, ignore_index = problem.target, int(problem.ignore_index)
+    nll = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
+    share: Tensor | None = None
+    if not unweighted:
+        share = _shares(logits, target, problem.weight, ignore_index)
+        if problem.sample_weight is not None:
+            share = share * problem.sample_weight
     divisor: float | None = None
     if reduction.kind == "sum":
         divisor = 1.0
@@ -158,27 +171,17 @@ def _cross_entropy(logits: Tensor, problem: SoftmaxProblem, reduction: Reduction
         logits,
         problem.target,
         problem.weight,
-        ignore_index=problem.ignore_index,  # type: ignore[arg-type]
+        ignore_index=int(problem.ignore_index),
         reduction="sum" if divided else kind,
         label_smoothing=problem.smoothing,  # type: ignore[arg-type]
     )
     return reduction.of_sums(value, reduction.divisor(problem, None))[0] if divided else value
 
 
-def _of_each(
-    loss: Callable[..., Tensor], numbers: Tensor, problem: SoftmaxProblem, weight: Tensor | None
-) -> Tensor:
-    """PyTorch's loss of each position (N,), 0 where ignored; refuses a class that there is not."""
-    return loss(
-        numbers, problem.target, weight, ignore_index=problem.ignore_index, reduction="none"
-    )
-
-
-def _share(logits: Tensor, problem: SoftmaxProblem) -> Tensor:
+def _shares(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
     """What each position counts (N,), 0 where ignored: it is its loss where log p is −1."""
     log_p = _MINUS_ONE[logits.dtype].expand_as(logits)
-    share = _of_each(F.nll_loss, log_p, problem, problem.weight)
-    return share if problem.sample_weight is None else share * problem.sample_weight
+    return F.nll_loss(log_p, target, weight, ignore_index=ignore_index, reduction="none")
 
 
 def _parameter(problem: SoftmaxProblem) -> Any:
