@@ -339,6 +339,7 @@ def test_a_real_study_can_be_shown():
         (numbers.score("log_loss", None), "–"),
         (numbers.interval("recall", {"low": -0.2, "high": 1.3}), "0.0–100.0"),
         (numbers.interval("recall", {"low": None, "high": None}), ""),
+        (numbers.interval("mean_cost", {"low": 0.4875, "high": 0.4875}), ""),
         (numbers.p_value(0.0), "< 0.001"),
         (numbers.p_value(0.0441), "0.044"),
         (numbers.option(0.9999), "0.9999"),

@@ -192,15 +192,15 @@ def said_of_references(
         measure: which score it is.
     """
     ahead = [c for c in comparisons if c.judgement == "better"]
-    said = (
-        "Not a network, and clearly ahead of"
-        if ahead
-        else "Of what is not a network nothing is clearly ahead of"
-    )
     named = [
         f"{titles[c.candidate]} ({measure.change(c.difference)})" for c in ahead or comparisons
     ]
-    return [f"{said} {titles[against]} in {measure.title}: {join(named)}."]
+    of = f"clearly ahead of {titles[against]} in {measure.title}"
+    if ahead:
+        return [f"Not a network, and {of}: {join(named)}."]
+    if len(named) == 1:
+        return [f"{named[0]} is not {of}."]
+    return [f"Neither {', '.join(named[:-1])} nor {named[-1]} is {of}."]
 
 
 def _recommendation(

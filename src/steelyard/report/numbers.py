@@ -29,7 +29,7 @@ def interval(name: str, numbers: Interval) -> str:
     does not know that recall ends at 100 %, nor that log loss begins at 0.
     """
     low, high = numbers["low"], numbers["high"]
-    if low is None or high is None:
+    if low is None or high is None or low == high:  # seeds alike do not tell how far off they are
         return ""
     if _units.is_share(name):
         low, high = clip(low), clip(high)
