@@ -13,6 +13,7 @@ from steelyard.metrics.calibration import (
     Reliability,
     brier,
     reliability_bins,
+    reliability_of_class,
 )
 from steelyard.metrics.confusion import (
     accuracy,
@@ -69,6 +70,7 @@ __all__ = [
     "recall",
     "recall_at_precision",
     "reliability_bins",
+    "reliability_of_class",
     "roc_auc",
     "roc_curve",
     "worst_class_recall",

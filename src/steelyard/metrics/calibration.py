@@ -45,6 +45,9 @@ def reliability_bins(
 ) -> Reliability:
     """Bin predictions by their confidence: bin b holds b/B < confidence ≤ (b+1)/B.
 
+    The confidence is in what was predicted. Where one class is rare, most rows are certain of the
+    other, and rightly so: judge the rare one by :func:`reliability_of_class`.
+
     Args:
         confidence: Probability of the predicted class, float64 (…, N), in (0, 1].
         correct: Whether the prediction is right, bool (…, N).
@@ -82,7 +85,7 @@ def reliability_of_class(
         The mean probability as `confidence`, and the share of the class as `accuracy`.
 
     Example:
-        >>> from steelyard.metrics.calibration import reliability_of_class
+        >>> from steelyard.metrics import reliability_of_class
         >>> probability = torch.tensor([0.01, 0.02, 0.1, 0.3], dtype=torch.float64)
         >>> bins = reliability_of_class(probability, probability > 0.2, bins=2)
         >>> bins.count, bins.accuracy
