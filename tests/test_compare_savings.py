@@ -3,7 +3,9 @@
 import pytest
 
 from steelyard.compare import results
+from steelyard.compare.prices import prices, said_of_price
 from steelyard.compare.savings import said_of_savings
+from steelyard.compare.verdict import Verdict
 
 COSTS = [[0, 50], [1, 0]]
 CLASSES = ("fraud", "honest")
@@ -97,8 +99,9 @@ def test_where_costs_judge_no_points_of_another_score_are_a_price(select):
         for name, mean in (("cross-entropy", 0.95), ("expected-cost", 0.9))
     ]
     titles = {name: name for name in names}
+    found = Verdict((), "expected-cost", ("expected-cost",), "expected-cost")
     said = [
         *results._price(select, "expected-cost", made, titles),
-        *results._cautions(select, "expected-cost", made),
+        *said_of_price(found, prices(select, made), {"expected-cost": "Least expected cost"}),
     ]
     assert len(said) == (0 if select == "mean_cost" else 2)

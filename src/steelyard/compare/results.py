@@ -44,9 +44,10 @@ from steelyard import _units
 from steelyard._results import BASELINE, Cell, Failure, ScoreName, Verdict
 from steelyard.compare.candidates import BY_COSTS
 from steelyard.compare.evidence import Evidence
+from steelyard.compare.learning import said_of_learning
+from steelyard.compare.prices import prices, said_of_dearer, said_of_price
 from steelyard.compare.verdict import Measure, judge
 
-_DEAR = 0.03  # of accuracy: more than a few points are said
 # Of balanced accuracy above 1 / C, and of ROC AUC above 1/2: so little is no learning. Means over
 # seeds are held to it: one lucky seed is no learning either, and an interval from few seeds is so
 # wide that it holds chance whatever was learnt.
@@ -87,9 +88,11 @@ def verdict_of(
     entries: Sequence[Mapping[str, Any]],
     titles: Mapping[str, str],
     classes: Sequence[str],
+    train_counts: Sequence[int],
     order: Callable[[], float | None],
     more: Callable[[str | None], Sequence[str]] = lambda _: (),
     positive: int | None = None,
+    others: Sequence[float] = (),
 ) -> Verdict:
     """The entry `verdict`.
 
@@ -99,25 +102,33 @@ def verdict_of(
         entries: the entry `candidates`.
         titles: of the scores.
         classes: their names.
+        train_counts: (C,) training rows of one seed.
         order: works out how cross-entropy's scores order the rows: the mean ROC AUC of each class
             against the rest; None where nothing is known of it. Asked only where decisions are at
             chance.
         more: what else is said of the recommended candidate, or of none.
         positive: of two classes, the position of the one that is looked for.
+        others: means of the score that decides, of what is no network.
     """
     named = {entry["name"]: entry["title"] for entry in entries}
     preferred = BY_COSTS if BY_COSTS in named else None
-    found = judge(evidence, named, BASELINE, Measure(select, titles[select]), preferred)
+    baseline = next(entry for entry in entries if entry["name"] == BASELINE)
+    price = prices(select, entries)
+    measure = Measure(select, titles[select])
+    found = judge(evidence, named, BASELINE, measure, preferred, price, others)
     code = {entry["name"]: entry["code"] for entry in entries}
     return {
         "score": select,
         "sentences": [
             *found.sentences,
+            *said_of_dearer(found, price, named),
             *more(found.recommended),
-            *_chance(entries, classes, order),
+            *_chance(baseline, classes, order),
+            *(said_of_learning(baseline, train_counts) if found.recommended else ()),
             *_found(found.recommended, entries, classes, positive),
             *_price(select, found.recommended, entries, titles),
-            *_cautions(select, found.recommended, entries),
+            *said_of_price(found, price, named),
+            *_never_found(found.recommended, entries),
             *_probabilities(found.recommended, entries, classes, positive),
         ],
         "best": found.best,
@@ -216,7 +227,7 @@ def _price(
 
 
 def _chance(
-    entries: Sequence[Mapping[str, Any]],
+    baseline: Mapping[str, Any],
     classes: Sequence[str],
     order: Callable[[], float | None],
 ) -> list[str]:
@@ -224,7 +235,6 @@ def _chance(
 
     The largest score may be a frequent class's in every row, and still rank the rare rows first.
     """
-    baseline = next(entry for entry in entries if entry["name"] == BASELINE)
     mean, chance = baseline["scores"]["balanced_accuracy"]["mean"], 1 / len(classes)
     if mean is None or mean > chance + _CHANCE:
         return []
@@ -268,24 +278,12 @@ def _unnamed(cells: Sequence[Cell], classes: Sequence[str]) -> str:
     return f": its largest score names {what} for no test row, as happens to rare classes"
 
 
-def _cautions(
-    select: str, recommended: str | None, entries: Sequence[Mapping[str, Any]]
-) -> list[str]:
-    """What nobody should learn only after deploying the recommended candidate."""
+def _never_found(recommended: str | None, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """That the recommended candidate finds no row of the class that it is worst at."""
     scores = {entry["name"]: entry["scores"] for entry in entries}
-    if recommended is None:
+    if recommended is None or scores[recommended]["worst_class_recall"]["mean"] != 0:
         return []
-    said = []
-    mean, baseline = (scores[name]["accuracy"]["mean"] for name in (recommended, BASELINE))
-    known = select != "mean_cost" and mean is not None and baseline is not None
-    if known and baseline - mean > _DEAR:
-        said.append(
-            f"It costs {100 * (baseline - mean):.1f} points of accuracy: take it only if the rare "
-            "classes are worth that."
-        )
-    if scores[recommended]["worst_class_recall"]["mean"] == 0:
-        said.append("On no seed does it find a single row of the class that it is worst at.")
-    return said
+    return ["On no seed does it find a single row of the class that it is worst at."]
 
 
 def _probabilities(

@@ -9,6 +9,8 @@ from steelyard import _units
 from steelyard.compare.evidence import Comparison, Evidence, Interval, compare
 from steelyard.compare.study import MINIMUM_SEEDS
 
+DEAR = 0.03  # of accuracy: more than a few points are said, and decide among what is tied
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -18,13 +20,15 @@ class Verdict:
         sentences: the verdict in words.
         best: the candidate with the best mean.
         tied: candidates that cannot be told from the best, simplest first, the best included.
-        recommended: the simplest of them, or the preferred one.
+        recommended: the simplest of them that is not much dearer, or the preferred one.
+        dearer: simpler ones that cost more than a few points of accuracy more, and so were not.
     """
 
     sentences: tuple[str, ...]
     best: str | None
     tied: tuple[str, ...]
     recommended: str | None
+    dearer: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,13 @@ class Measure:
         """1 where more is better, −1 where less is."""
         return _units.sign(self.name)
 
-    def leader(self, title: str, mean: float) -> str:
-        """The sentence that names the best mean."""
+    def leader(self, title: str, mean: float, others: Sequence[float] = ()) -> str:
+        """The sentence that names the best mean; others are of what is no network."""
         word = "Highest" if self.sign > 0 else "Lowest"
         measure = self.title if self.title.startswith("mean ") else f"mean {self.title}"
-        return f"{word} {measure}: {title} ({_units.in_words(self.name, mean)})."
+        beaten = any(self.sign * (other - mean) > 0 for other in others)
+        among = " among the networks" * beaten
+        return f"{word} {measure}{among}: {title} ({_units.in_words(self.name, mean)})."
 
     def change(self, difference: Interval) -> str:
         """A difference with its interval."""
@@ -75,6 +81,8 @@ def judge(
     baseline: str,
     measure: Measure,
     preferred: str | None = None,
+    prices: Mapping[str, float] | None = None,
+    others: Sequence[float] = (),
 ) -> Verdict:
     """Put a study into words.
 
@@ -85,6 +93,8 @@ def judge(
         measure: which score it is.
         preferred: the candidate that decides by given costs: the one to take wherever it cannot be
             told from the best.
+        prices: accuracy that a candidate loses against the baseline; one without has none.
+        others: means of what is no network.
     """
     scores = evidence.values
     means = {name: evidence.interval(name).mean for name in scores}
@@ -92,6 +102,7 @@ def judge(
     if not finished:
         return Verdict(("No candidate finished a single seed.",), None, (), None)
     best = max(finished, key=lambda name: measure.sign * finished[name])
+    leader = measure.leader(titles[best], finished[best], others)
     comparisons = compare(evidence, baseline, measure.sign)
     seeds = max(len([v for v in values if v is not None]) for values in scores.values())
     if seeds < MINIMUM_SEEDS:
@@ -100,7 +111,7 @@ def judge(
             (
                 f"No verdict: {seeds} seed{plural}, and it takes {MINIMUM_SEEDS} to tell a "
                 f"difference from luck.",
-                measure.leader(titles[best], finished[best]),
+                leader,
             ),
             best,
             (),
@@ -115,39 +126,55 @@ def judge(
         for name in finished
         if name == best or against_best[name] == "no detectable difference"
     )
-    recommended = _recommend(tied, comparisons, baseline, preferred)
-    sentences = [*_against_baseline(comparisons, titles, baseline, measure)]
-    # Without a winner the reader wants to know how far ahead the unproven leader is.
-    leads = {c.candidate: c.difference for c in comparisons}
-    lead = leads.get(best) if recommended == baseline else None
-    reason = (
-        f"it decides by your costs, and cannot be told from {titles[best]}"
-        if recommended == preferred
-        else "the simplest that cannot be told from it"
-    )
-    sentences += _recommendation(recommended, best, titles, finished, lead, measure, reason)
-    return Verdict(tuple(sentences), best, tied, recommended)
+    recommended, dearer = _recommend(tied, comparisons, baseline, prices or {}, preferred, measure)
+    sentences = [*_against_baseline(comparisons, titles, baseline, measure), leader]
+    if recommended == best:
+        sentences.append(f"Use {titles[best]}.")
+    else:
+        reason = "the simplest that cannot be told from it"
+        if recommended == preferred:
+            reason = f"it decides by your costs, and cannot be told from {titles[best]}"
+        elif dearer:
+            reason += " and is not much dearer"
+        # The best may be far ahead all the same, as of few seeds.
+        lead = measure.change(evidence.against(best, recommended).difference)
+        sentences += [
+            f"Use {titles[recommended]}: {reason}.",
+            f"The lead of {titles[best]} ({lead}) may be luck; more seeds can tell.",
+        ]
+    return Verdict(tuple(sentences), best, tied, recommended, dearer)
 
 
 def _recommend(
     tied: Sequence[str],
     comparisons: Sequence[Comparison],
     baseline: str,
-    preferred: str | None = None,
-) -> str:
-    """The simplest of the best; never one that was shown to be worse than the baseline.
+    prices: Mapping[str, float],
+    preferred: str | None,
+    measure: Measure,
+) -> tuple[str, tuple[str, ...]]:
+    """The simplest of the best, and simpler ones that were too dear.
 
-    Being tied with the best and beaten by nobody is not enough to displace a candidate that
-    *was* shown to beat the baseline: if any of the tied was, the simplest of those is taken. A
-    preferred one needs no such proof: that it decides by the costs is known before any data.
+    Never one that was shown to be worse than the baseline. Being tied with the best and beaten by
+    nobody is not enough to displace a candidate that *was* shown to beat the baseline: if any of
+    the tied was, the simplest of those is taken that costs no more than a few points of accuracy
+    beyond the best of those. A preferred one needs no such proof: that it decides by the costs is
+    known before any data.
     """
     worse = [c.candidate for c in comparisons if c.judgement == "worse"]
     if preferred is not None and preferred in tied and preferred not in worse:
-        return preferred
-    better = [c.candidate for c in comparisons if c.judgement == "better" and c.candidate in tied]
-    if better:
-        return next(name for name in tied if name in better)
-    return baseline if baseline in tied else tied[0]
+        return preferred, ()
+    ahead = {
+        c.candidate: measure.sign * (c.difference.mean or 0.0)
+        for c in comparisons
+        if c.judgement == "better" and c.candidate in tied
+    }
+    if not ahead:
+        return baseline if baseline in tied else tied[0], ()
+    proven = [name for name in tied if name in ahead]
+    dearest = prices.get(max(ahead, key=ahead.__getitem__), 0.0) + DEAR
+    chosen = next(name for name in proven if prices.get(name, 0.0) <= dearest)
+    return chosen, tuple(proven[: proven.index(chosen)])
 
 
 def _against_baseline(
@@ -201,26 +228,6 @@ def said_of_references(
     if len(named) == 1:
         return [f"{named[0]} is not {of}."]
     return [f"Neither {', '.join(named[:-1])} nor {named[-1]} is {of}."]
-
-
-def _recommendation(
-    recommended: str,
-    best: str,
-    titles: Mapping[str, str],
-    means: Mapping[str, float],
-    lead: Interval | None,
-    measure: Measure,
-    reason: str,
-) -> list[str]:
-    lines = [measure.leader(titles[best], means[best])]
-    if recommended == best:
-        return [*lines, f"Use {titles[best]}."]
-    lines.append(f"Use {titles[recommended]}: {reason}.")
-    if lead is not None:
-        lines.append(
-            f"The lead of {titles[best]} ({measure.change(lead)}) may be luck; more seeds can tell."
-        )
-    return lines
 
 
 def join(names: Sequence[str]) -> str:

@@ -74,17 +74,20 @@ def assemble(
         for score in scoring.selectable
     }
     baseline = next(entry for entry in entries if entry["name"] == BASELINE)
+    others = [_reference(name, study, rows[name], overlap, scoring) for name in study.references]
     verdict = verdict_of(
         study.select,
         evidence[study.select],
         entries,
         titles,
         facts["classes"],
+        facts["train_counts"],
         lambda: baseline["scores"]["roc_auc"]["mean"],
         partial(_of_costs, study=study, entries=entries, scoring=scoring, facts=facts),
         positive,
+        [mean for e in others if (mean := e["scores"][study.select]["mean"]) is not None],
     )
-    beside, said = _references(study, rows, overlap, scoring, entries, verdict)
+    beside, said = _references(study, others, overlap, scoring, entries, verdict)
     results: Results = {
         "schema": SCHEMA,
         "study": _as_run(study, first, None if positive is None else data.classes[positive]),
@@ -106,21 +109,25 @@ def assemble(
     return results
 
 
+def _reference(
+    name: str, study: Study, row: list[Cell], overlap: float, scoring: Scoring
+) -> Reference:
+    """One model that is no network."""
+    item = reference(name)
+    tried = _tried(item, row, overlap, scoring)
+    own = {"model": item.model.__name__, "code": _reference_code(item, tried, study.select)}
+    return cast("Reference", tried | own)
+
+
 def _references(
     study: Study,
-    rows: Mapping[str, list[Cell]],
+    found: list[Reference],
     overlap: float,
     scoring: Scoring,
     entries: Sequence[Entry],
     verdict: Verdict,
 ) -> tuple[References, list[str]]:
     """The entry `references`, and what it adds to the verdict."""
-    found: list[Reference] = []
-    for name in study.references:
-        item = reference(name)
-        tried = _tried(item, rows[name], overlap, scoring)
-        own = {"model": item.model.__name__, "code": _reference_code(item, tried, study.select)}
-        found.append(cast("Reference", tried | own))
     against = verdict["recommended"] or verdict["best"]
     if against is None or not found:
         return {"against": None, "entries": found, "comparisons": []}, []

@@ -89,11 +89,12 @@ def assemble(
         for method in problem.methods
     ]
     comparisons = {name: compare(evidence[name], BASELINE) for name in compared}
+    data = _data(problem, plan, facts, judge_)
     return {
         "schema": SCHEMA,
         "kind": "networks",
         "study": _options(plan),
-        "data": _data(problem, plan, facts, judge_),
+        "data": data,
         "environment": environment(plan.device),
         "scores": score_names(shown),
         "candidates": entries,
@@ -104,6 +105,7 @@ def assemble(
             entries,
             shown,
             facts.classes,
+            data["train_counts"],
             judge_.order,
             lambda _: _detectable(
                 comparisons[plan.select], {e["name"]: e["title"] for e in entries}, plan.seeds
